@@ -1,0 +1,213 @@
+"""The bundle: one folder with everything a device needs and everything an auditor asks for.
+
+``manifest.json`` states what each file is and its SHA-256. Loading checks the schema, every path (none may leave the
+folder) and every digest before anything in the folder is parsed or executed. Nothing in a bundle is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from edgemamba.runtime.errors import BundleError
+from edgemamba.runtime.operator import DOMAIN, OP_TYPE, OP_VERSION
+from edgemamba.runtime.preprocessing import Preprocessing
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+WEIGHTS = "weights.safetensors"
+
+SCHEMA_VERSION = 1
+# A manifest is text of a few kilobytes; anything far beyond that is not one.
+_MANIFEST_LIMIT = 4 * 2**20
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelCard(_Strict):
+    """The architecture: a registered name and the configuration it was built with (see ``edgemamba.train.create_model``)."""
+
+    name: str
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class OperatorCard(_Strict):
+    """Which version of which custom operator the graph uses."""
+
+    domain: str = DOMAIN
+    name: str = OP_TYPE
+    version: int = OP_VERSION
+
+
+class TensorCard(_Strict):
+    """Name, dtype and shape of a graph input or output; a dimension that varies has a name instead of a number."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class SourceCard(_Strict):
+    """The checkpoint the bundle was made from: its file name (no folders) and SHA-256."""
+
+    file: str
+    sha256: str
+
+
+class ParitySummary(_Strict):
+    """The last verification, in one line; the figures are in ``parity.json``."""
+
+    passed: bool
+    date: str
+    max_abs_error: dict[str, float] = Field(default_factory=dict)
+
+
+class Manifest(_Strict):
+    """What a bundle is. ``files`` maps each file's path, relative to the folder, to its SHA-256."""
+
+    schema_version: Literal[1] = 1
+    model: ModelCard
+    operator: OperatorCard = OperatorCard()
+    input: TensorCard
+    outputs: tuple[TensorCard, ...]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
+    precision: Literal["fp32", "fp16"]
+    opset: int
+    tool_versions: dict[str, str] = Field(default_factory=dict)
+    source: SourceCard | None = None
+    created: str = ""
+    files: dict[str, str]
+    parity: ParitySummary | None = None
+
+    @field_validator("operator")
+    @classmethod
+    def _known_operator(cls, value: OperatorCard) -> OperatorCard:
+        if (value.domain, value.name) != (DOMAIN, OP_TYPE) or value.version > OP_VERSION:
+            raise ValueError(
+                f"the graph needs operator {value.domain}::{value.name} version {value.version}; this installation "
+                f"knows {DOMAIN}::{OP_TYPE} up to version {OP_VERSION}"
+            )
+        return value
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, digest in value.items():
+            path = PurePosixPath(name)
+            if not name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+                raise ValueError(f"the path {name!r} points outside the bundle's folder")
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ValueError(f"the SHA-256 of {name!r} is not 64 hexadecimal digits")
+        if MODEL not in value:
+            raise ValueError(f"{MODEL} is not listed")
+        return value
+
+
+class Bundle:
+    """A bundle on disk whose manifest and files have been checked."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r}, model={self.manifest.model.name!r}, precision={self.manifest.precision!r})"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Read and check a bundle.
+
+        Raises:
+            BundleError: the folder or its manifest is missing or malformed, a path leaves the folder, a file is missing, or
+                a file's SHA-256 is not the manifest's.
+        """
+        folder = Path(path)
+        if folder.name == MANIFEST and folder.is_file():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise BundleError(f"{folder} is not a folder; a bundle is the folder that `edgemamba export` writes")
+        bundle = cls(folder, read_manifest(folder))
+        for name in bundle.manifest.files:
+            bundle.file(name)
+        return bundle
+
+    def file(self, name: str) -> Path:
+        """The path of a listed file, after its digest has been checked.
+
+        Raises:
+            BundleError: it is not listed, missing, outside the folder, or changed.
+        """
+        expected = self.manifest.files.get(name)
+        if expected is None:
+            raise BundleError(f"{self.path}: {MANIFEST} lists no file {name!r}")
+        path = self.path / name
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{self.path}: {name} is a link that points outside the bundle's folder")
+        if not path.is_file():
+            raise BundleError(f"{self.path}: {name} is listed in {MANIFEST} and missing")
+        if sha256(path) != expected:
+            raise BundleError(f"{self.path}: {name} was changed since the bundle was written (its SHA-256 differs)")
+        return path
+
+    def with_files(self, *names: str, **changes: Any) -> Bundle:
+        """Record new or rewritten files, and any manifest fields given as keywords, in the manifest on disk."""
+        files = dict(self.manifest.files)
+        files.update({name: sha256(self.path / name) for name in names})
+        manifest = Manifest.model_validate({**self.manifest.model_dump(), **changes, "files": files})
+        write_manifest(self.path, manifest)
+        return Bundle(self.path, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse and check ``manifest.json``.
+
+    Raises:
+        BundleError: it is missing, too large, not JSON, or breaks the schema; the message names the field.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{folder} has no {MANIFEST}; a bundle is the folder that `edgemamba export` writes")
+    if path.stat().st_size > _MANIFEST_LIMIT:
+        raise BundleError(f"{path} is larger than {_MANIFEST_LIMIT} bytes: not a manifest")
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON: {error}") from None
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(f"{path} has schema version {version}; this edgemamba reads up to {SCHEMA_VERSION}: upgrade it")
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "document"
+        raise BundleError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` so that a reader sees the old one or the new one, never half of it."""
+    temporary = folder / f".{MANIFEST}.tmp"
+    temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def timestamp() -> str:
+    """Now, in UTC, to the second (ISO 8601)."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

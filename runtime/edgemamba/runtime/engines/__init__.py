@@ -1,0 +1,67 @@
+"""Inference backends behind one interface: :func:`load` picks one, :func:`available` says which can be used here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgemamba.runtime.bundle import Bundle
+from edgemamba.runtime.engines.base import Engine
+from edgemamba.runtime.errors import EngineError
+
+__all__ = ["BACKENDS", "Engine", "available", "backend_class", "load"]
+
+# Name -> (module, class). In the order in which ``auto`` tries them; the reference backends are never chosen by ``auto``.
+BACKENDS = {
+    "ort-cpu": ("edgemamba.runtime.engines.ort", "OrtCpuEngine"),
+    "ort-function": ("edgemamba.runtime.engines.ort", "OrtFunctionEngine"),
+}
+_AUTO = ("ort-cpu", "ort-function")
+
+
+def backend_class(name: str) -> type[Engine]:
+    """The engine class of a backend.
+
+    Raises:
+        EngineError: there is no backend of that name.
+    """
+    import importlib
+
+    if name not in BACKENDS:
+        raise EngineError(f"there is no backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
+    module, attribute = BACKENDS[name]
+    engine: type[Engine] = getattr(importlib.import_module(module), attribute)
+    return engine
+
+
+def available() -> dict[str, str | None]:
+    """Each backend and why it cannot be used on this machine (None: it can)."""
+    return {name: backend_class(name).unavailable() for name in BACKENDS}
+
+
+def load(path: str | Path | Bundle, backend: str = "auto", *, threads: int = 0) -> Engine:
+    """Load a bundle into an inference backend.
+
+    Args:
+        path: the bundle's folder, or a bundle already loaded. Its digests are checked before anything in it is executed.
+        backend: a name of :data:`BACKENDS`, or ``auto``: the first that this machine can run.
+        threads: intra-op threads; 0 lets the backend choose.
+
+    Raises:
+        BundleError: the bundle is missing, malformed or changed.
+        EngineError: the backend is unknown, cannot be used here (the reason is given), or rejects the graph.
+    """
+    bundle = path if isinstance(path, Bundle) else Bundle.load(path)
+    if backend != "auto":
+        engine_class = backend_class(backend)
+        reason = engine_class.unavailable()
+        if reason:
+            raise EngineError(f"backend {backend} cannot be used here: {reason}")
+        return engine_class(bundle, threads=threads)  # type: ignore[call-arg]
+    reasons = []
+    for name in _AUTO:
+        engine_class = backend_class(name)
+        reason = engine_class.unavailable()
+        if reason is None:
+            return engine_class(bundle, threads=threads)  # type: ignore[call-arg]
+        reasons.append(f"{name}: {reason}")
+    raise EngineError("no backend can be used here; " + "; ".join(reasons))

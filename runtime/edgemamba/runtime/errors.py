@@ -1,0 +1,54 @@
+"""The errors that users are meant to read.
+
+Everything a caller can get wrong (a file, an argument, a missing extra) is raised as an :class:`EdgeMambaError` whose text
+is one line that names the thing and the remedy. The command line prints that line on stderr and exits with ``exit_code``;
+any other exception is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class EdgeMambaError(Exception):
+    """Base of all errors meant for the user. ``exit_code`` follows the command line's contract (2: bad usage or input)."""
+
+    exit_code = 2
+
+
+class MissingExtraError(EdgeMambaError, ImportError):
+    """An optional dependency is not installed; the message names the pip command that installs it."""
+
+
+class NativeLibraryError(EdgeMambaError):
+    """The native library is absent, unloadable or of another ABI version."""
+
+
+class ScanArgumentError(EdgeMambaError, ValueError):
+    """An argument of the selective scan breaks the operator's contract; the message starts with the argument's name."""
+
+
+class BundleError(EdgeMambaError):
+    """A bundle is missing, malformed, changed since it was written, or points outside its folder."""
+
+
+class EngineError(EdgeMambaError):
+    """An inference backend cannot be used here, or failed while running."""
+
+
+class SourceError(EdgeMambaError):
+    """A source cannot be opened, or nothing in it can be read."""
+
+
+class SinkError(EdgeMambaError):
+    """A sink cannot be opened or written."""
+
+
+class CheckpointError(EdgeMambaError):
+    """A checkpoint cannot be read safely, or does not fit the model."""
+
+
+class DataError(EdgeMambaError):
+    """A training data set cannot be used as given."""
+
+
+class ExportError(EdgeMambaError):
+    """A model cannot be exported as asked."""

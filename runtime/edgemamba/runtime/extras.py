@@ -1,0 +1,55 @@
+"""Optional dependencies: import them where they are used, and name the extra when they are missing."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from edgemamba.runtime.errors import MissingExtraError
+
+# Top-level import name -> the extra of pyproject.toml that brings it.
+EXTRA_OF = {
+    "cv2": "video",
+    "fastapi": "web",
+    "jinja2": "export",
+    "lightning": "train",
+    "matplotlib": "train",
+    "nilearn": "demo",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "pydicom": "dicom",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "tensorrt": "trt",
+    "timm": "train",
+    "torch": "train",
+    "torchmetrics": "train",
+    "torchvision": "train",
+    "uvicorn": "web",
+}
+
+
+def require(name: str, *, purpose: str = "") -> ModuleType:
+    """Import the module ``name`` (dotted names allowed), or say which extra brings it.
+
+    Raises:
+        MissingExtraError: where the package itself is not installed. An import error *inside* an installed package is not
+            hidden.
+    """
+    top = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != top:
+            raise
+        raise MissingExtraError(missing_message(top, purpose)) from None
+
+
+def missing_message(name: str, purpose: str = "") -> str:
+    """One line that says what is missing, what for, and the pip command that brings it."""
+    extra = EXTRA_OF.get(name)
+    what_for = f" for {purpose}" if purpose else ""
+    how = f'pip install "edgemamba[{extra}]"' if extra else f"pip install {name}"
+    return f"{name} is needed{what_for} and is not installed: {how}"

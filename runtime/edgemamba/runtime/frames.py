@@ -1,0 +1,38 @@
+"""A frame: the unit that sources give and engines take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    Attributes:
+        pixels: uint8 (H, W, 3) in RGB order; or uint16 / float32 (H, W, 1) for grey pictures of more than 8 bits.
+        index: position in the source, from 0, counting every frame (also those skipped).
+        timestamp: seconds since the source's first frame, by the source's own clock.
+        source: what a person would call it: a file's name, a camera's number.
+        metadata: JSON-able extras of the source; never a patient-identifying attribute.
+    """
+
+    pixels: NDArray[np.generic]
+    index: int
+    timestamp: float
+    source: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture, in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture, in pixels."""
+        return int(self.pixels.shape[1])

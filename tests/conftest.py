@@ -1,0 +1,31 @@
+"""Options and fixtures that every test folder shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+BUNDLED_GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        type=Path,
+        default=None,
+        help="a folder of golden cases (<family>/<case>.safetensors + .json); default: the subset in tests/golden",
+    )
+
+
+def golden_folder(config: pytest.Config) -> Path:
+    """The folder of golden cases that this run was given."""
+    folder: Path = config.getoption("--golden") or BUNDLED_GOLDEN
+    if not folder.is_dir():
+        raise pytest.UsageError(f"--golden {folder} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(request: pytest.FixtureRequest) -> Path:
+    return golden_folder(request.config)
