@@ -183,7 +183,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} is not JSON: {error}") from None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleError(f"{path} has schema version {version}; this edgemamba reads up to {SCHEMA_VERSION}: upgrade it")
+        raise BundleError(
+            f"{path} has schema version {version}; this edgemamba reads up to {SCHEMA_VERSION}: upgrade it"
+        )
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-import click
 import typer
-from typer.core import TyperGroup
 
 from edgemamba.runtime import __version__
 from edgemamba.runtime.errors import EdgeMambaError
@@ -22,84 +23,104 @@ class Verb:
     target: str
     help: str
 
+    def load(self) -> Callable[..., Any]:
+        """Import the module and return the function."""
+        module, _, function = self.target.partition(":")
+        implementation: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return implementation
+
 
 # The order of a user's work. The short helps stand here so that `edgemamba --help` imports nothing heavy.
 VERBS = {
-    "demo": Verb("edgemamba.export.commands.demo:demo", "Train, export, verify and stream a small model on real data, in minutes."),
+    "demo": Verb(
+        "edgemamba.export.commands.demo:demo",
+        "Train, export, verify and stream a small model on real data, in minutes.",
+    ),
     "models": Verb("edgemamba.train.commands.models:models", "List the backbones that can be created."),
-    "train": Verb("edgemamba.train.commands.train:train", "Train a backbone on a folder, a MedMNIST .npz or a CSV of DICOM files."),
-    "export": Verb("edgemamba.export.commands.export:export", "Turn a checkpoint into a bundle: ONNX graph, manifest, digests."),
+    "train": Verb(
+        "edgemamba.train.commands.train:train", "Train a backbone on a folder, a MedMNIST .npz or a CSV of DICOM files."
+    ),
+    "export": Verb(
+        "edgemamba.export.commands.export:export", "Turn a checkpoint into a bundle: ONNX graph, manifest, digests."
+    ),
     "verify": Verb("edgemamba.export.commands.verify:verify", "Compare PyTorch with every engine on the same inputs."),
     "inspect": Verb("edgemamba.runtime.commands.inspect:inspect", "Show what a bundle holds and check its digests."),
-    "run": Verb("edgemamba.runtime.commands.run:run", "Stream a video, camera, folder or DICOM source through a bundle."),
+    "run": Verb(
+        "edgemamba.runtime.commands.run:run", "Stream a video, camera, folder or DICOM source through a bundle."
+    ),
     "bench": Verb("edgemamba.runtime.commands.bench:bench", "Measure latency, throughput and memory of a bundle."),
-    "doctor": Verb("edgemamba.runtime.commands.doctor:doctor", "Say what can be used on this machine, and why not the rest."),
+    "doctor": Verb(
+        "edgemamba.runtime.commands.doctor:doctor", "Say what can be used on this machine, and why not the rest."
+    ),
 }
 
 
-class _LazyVerbs(TyperGroup):
-    """A command group that imports a verb's module when the verb is called or its help is asked for."""
+USAGE = """Vision-Mamba backbones from PyTorch checkpoints to engines and streams, with proof of parity.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module, _, function = VERBS[cmd_name].target.partition(":")
-        verb = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        verb.command(name=cmd_name)(getattr(importlib.import_module(module), function))
-        command = typer.main.get_command(verb)
-        command.name = cmd_name
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
-
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # click's plain layout: typer's rich one would import every verb to print its help.
-        click.Group.format_help(self, ctx, formatter)
+Usage: edgemamba VERB [OPTIONS]      edgemamba VERB --help      edgemamba --version
+"""
+EXAMPLES = """
+  edgemamba demo
+  edgemamba export vim_t_midclstok_76p1acc.pth --model vim_tiny -o vim_tiny/
+  edgemamba verify vim_tiny/ --inputs photos/
+  edgemamba run vim_tiny/ --source clip.mp4 --out result.mp4
+"""
 
 
-app = typer.Typer(cls=_LazyVerbs, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 1 a check failed, 2 bad usage or input (one line on stderr), 130 interrupted.
 
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"edgemamba {__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
-) -> None:
-    """Vision-Mamba backbones from PyTorch checkpoints to engines and streams, with proof of parity.
-
-    Start with `edgemamba demo`; then `edgemamba export CKPT -o DIR`, `edgemamba verify DIR`,
-    `edgemamba run DIR --source clip.mp4 --out result.mp4`.
+    Verbs are dispatched here rather than by a typer group, because a group imports all its commands to print its help.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("--help", "-h", "help"):
+        print(_help())
+        return
+    if verb == "--version":
+        print(f"edgemamba {__version__}")
+        return
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; choose one of: {', '.join(VERBS)}"
+        _fail(f"there is no verb {verb!r}{hint}", 2)
+    sys.exit(_run(verb, arguments[1:]))
 
 
-def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 a check failed, 2 bad usage or input (one line on stderr), 130 interrupted."""
+def _run(verb: str, arguments: list[str]) -> int:
+    """Import the verb's function, run it under typer, and turn what it raises into an exit code and one line."""
     try:
-        app(prog_name="edgemamba")
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+        app.command(name=verb)(VERBS[verb].load())
+        status = app(arguments, prog_name=f"edgemamba {verb}", standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except EdgeMambaError as error:
-        _complain(str(error))
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         top = (error.name or "").partition(".")[0]
         if not top or top == "edgemamba":
             raise
-        _complain(missing_message(top, f"`edgemamba {' '.join(sys.argv[1:2])}`"))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        sys.exit(130)
+        _fail(missing_message(top, f"`edgemamba {verb}`"), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # `edgemamba models | head`
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        # Usage errors come from click or from the copy of click inside newer typers: told apart by what they can do.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        _fail(f"{explain()} (see `edgemamba {verb} --help`)", 2)
 
 
-def _complain(message: str) -> None:
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items())
+    return f"{USAGE}\nVerbs:\n{verbs}\n\nExamples:{EXAMPLES}"
+
+
+def _fail(message: str, status: int) -> NoReturn:
     line = " ".join(message.split())
     print(f"edgemamba: error: {line}", file=sys.stderr)
+    sys.exit(status)
