@@ -56,12 +56,12 @@ def load(path: str | Path | Bundle, backend: str = "auto", *, threads: int = 0) 
         reason = engine_class.unavailable()
         if reason:
             raise EngineError(f"backend {backend} cannot be used here: {reason}")
-        return engine_class(bundle, threads=threads)  # type: ignore[call-arg]
+        return engine_class(bundle, threads=threads)
     reasons = []
     for name in _AUTO:
         engine_class = backend_class(name)
         reason = engine_class.unavailable()
         if reason is None:
-            return engine_class(bundle, threads=threads)  # type: ignore[call-arg]
+            return engine_class(bundle, threads=threads)
         reasons.append(f"{name}: {reason}")
     raise EngineError("no backend can be used here; " + "; ".join(reasons))

@@ -23,8 +23,9 @@ class Engine(ABC):
     #: The backend's name, as in ``load(path, backend=...)``.
     backend: ClassVar[str]
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
         self.bundle = bundle
+        self.threads = threads
 
     @classmethod
     @abstractmethod
@@ -45,7 +46,7 @@ class Engine(ABC):
             EngineError: the backend refused the input or failed.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - optional: a backend that holds nothing has nothing to release
         """Release the backend's resources; the engine must not be used afterwards."""
 
     def describe(self) -> dict[str, Any]:
