@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgemamba.runtime.extras import require
+from edgemamba.runtime.resampling import resample
 
 # The largest value of each input dtype: the graph divides by it before it subtracts the mean.
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
@@ -24,10 +24,10 @@ class Preprocessing(BaseModel):
 
     Attributes:
         size: height and width of the input in pixels.
-        resize: ``squash`` resizes straight to ``size``; ``center_crop`` resizes so that the shorter side of ``size`` divided
-            by ``crop_pct`` fits the picture's shorter side, and crops the centre (timm's evaluation transform).
-        interpolation: of the resize. Shrinking uses area averaging over the same support that Pillow uses for the
-            filter (``antialias``), as torchvision and timm do.
+        resize: ``squash`` resizes straight to ``size``; ``center_crop`` resizes so that the picture, its aspect ratio kept, just
+            covers ``size`` divided by ``crop_pct``, and crops the centre (timm's and torchvision's evaluation transform,
+            with their roundings).
+        interpolation: of the resize, antialiased as Pillow does it; see :mod:`edgemamba.runtime.resampling`.
         crop_pct: share of the resized shorter side that the crop keeps; only for ``center_crop``.
         mean, std: in units of the full scale (0..1), RGB order; applied inside the graph.
         dtype: of the graph's input.
@@ -57,64 +57,57 @@ class Preprocessing(BaseModel):
         """Height and width that a picture of ``height`` x ``width`` pixels is resized to, before any crop."""
         if self.resize == "squash":
             return self.size
-        target = [math.floor(side / self.crop_pct) for side in self.size]
-        scale = max(target[0] / height, target[1] / width)
-        return max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale))
+        target_height, target_width = (math.floor(side / self.crop_pct) for side in self.size)
+        if target_height != target_width:  # timm's ResizeKeepRatio
+            ratio = min(height / target_height, width / target_width)
+            return round(height / ratio), round(width / ratio)
+        if height <= width:  # torchvision's Resize, which cuts the longer side's fraction off
+            return target_height, int(target_height * width / height)
+        return int(target_width * height / width), target_width
 
     def fit(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
         """Resize, crop and convert one picture.
 
         Args:
-            pixels: (H, W, 3) RGB, (H, W, 1) or (H, W) grey; uint8, uint16 or float32 (0..1).
+            pixels: (H, W, 3) RGB, (H, W, 1) or (H, W) grey; uint8, uint16 or float32 (0..1). A picture of the input's size
+                keeps its values under ``squash``.
 
         Returns:
-            The graph's input for one frame: ``dtype`` (size[0], size[1], 3), contiguous.
+            The graph's input for one frame: ``dtype`` (size[0], size[1], 3), contiguous. Values are rounded once, at the
+            end, so that grey pictures of 12 or 16 bits reach a uint16 or float32 input without an 8-bit step.
 
         Raises:
             ValueError: the array is not a picture.
         """
-        picture = _as_rgb(_as_dtype(np.asarray(pixels), self.dtype))
-        height, width = picture.shape[:2]
-        new_height, new_width = self.resized(height, width)
-        if (new_height, new_width) != (height, width):
-            picture = resize(picture, new_height, new_width, self.interpolation)
-        top = (picture.shape[0] - self.size[0]) // 2
-        left = (picture.shape[1] - self.size[1]) // 2
-        return np.ascontiguousarray(picture[top : top + self.size[0], left : left + self.size[1]])
+        picture = _as_picture(np.asarray(pixels))
+        size = self.resized(*picture.shape[:2])
+        top, left = (round((resized - side) / 2.0) for resized, side in zip(size, self.size, strict=True))
+        if size == picture.shape[:2]:
+            cropped = picture[top : top + self.size[0], left : left + self.size[1]]
+        else:
+            cropped = resample(picture, size, self.interpolation, (top, left, *self.size))
+        fitted = _rescale(cropped, FULL_SCALE[str(picture.dtype)], self.dtype)
+        return np.ascontiguousarray(np.broadcast_to(fitted, (*self.size, self.channels)))
 
 
-def resize(picture: NDArray[np.generic], height: int, width: int, interpolation: str) -> NDArray[np.generic]:
-    """Resize a picture (H, W, 3) with OpenCV, averaging areas where it shrinks by two or more in both directions.
-
-    OpenCV's bilinear and bicubic filters look at 2x2 and 4x4 source pixels whatever the scale, which aliases when
-    shrinking; a first pass of area averaging to at most twice the target size takes the aliasing away at a cost that is
-    small beside a wide filter's.
-    """
-    cv2 = require("cv2", purpose="resizing pictures")
-    flags = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
-    if picture.shape[0] >= 2 * height and picture.shape[1] >= 2 * width:
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    if picture.shape[:2] != (height, width):
-        picture = cv2.resize(picture, (width, height), interpolation=flags[interpolation])
-    return picture
-
-
-def _as_dtype(pixels: NDArray[np.generic], dtype: str) -> NDArray[np.generic]:
-    """Convert between the full scales of uint8, uint16 and float32 (0..1)."""
+def _as_picture(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Check the dtype, and give a grey picture (H, W) its channel axis."""
     if str(pixels.dtype) not in FULL_SCALE:
         raise ValueError(f"pixels are {pixels.dtype}; uint8, uint16 or float32 (0..1) is needed")
-    if str(pixels.dtype) == dtype:
-        return pixels
-    unit = pixels.astype(np.float32) / np.float32(FULL_SCALE[str(pixels.dtype)])
-    if dtype == "float32":
-        return unit
-    return np.rint(np.clip(unit, 0, 1) * np.float32(FULL_SCALE[dtype])).astype(dtype)
-
-
-def _as_rgb(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """(H, W), (H, W, 1) or (H, W, 3) to (H, W, 3)."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise ValueError(f"a picture is (H, W), (H, W, 1) or (H, W, 3), not {pixels.shape}")
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    return pixels
+
+
+def _rescale(pixels: NDArray[np.generic], full_scale: float, dtype: str) -> NDArray[np.generic]:
+    """Values of 0..``full_scale`` to the full scale of ``dtype``, clipped and rounded."""
+    if str(pixels.dtype) == dtype and dtype != "float32":
+        return pixels
+    values = pixels.astype(np.float32)
+    target = FULL_SCALE[dtype]
+    if target != full_scale:
+        values *= np.float32(target / full_scale)
+    np.clip(values, 0, target, out=values)
+    return values if dtype == "float32" else np.rint(values).astype(dtype)
