@@ -1,0 +1,49 @@
+"""Training data: folder trees, MedMNIST archives and tables of DICOM files, opened by one function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgemamba.runtime.errors import DataError
+from edgemamba.train.data.dataset import PARTS, ImageDataset, Part
+from edgemamba.train.data.folder import open_folder
+from edgemamba.train.data.medmnist import open_npz
+from edgemamba.train.data.pictures import ArrayPictures, FilePictures, PictureSet, Sample
+from edgemamba.train.data.table import open_table
+
+__all__ = [
+    "PARTS",
+    "ArrayPictures",
+    "FilePictures",
+    "ImageDataset",
+    "Part",
+    "PictureSet",
+    "Sample",
+    "open_dataset",
+]
+
+
+def open_dataset(path: str | Path, *, val_fraction: float | None = None, seed: int = 0) -> ImageDataset:
+    """Open a data set, recognised by what it is.
+
+    Args:
+        path: a folder tree (``train/<class>/*.png`` beside ``val/``, or ``<class>/*.png``), a MedMNIST ``.npz``, or a
+            ``.csv`` with the columns ``path,label[,split][,patient][,frame]``.
+        val_fraction: share of the training pictures of each class to hold out for validation, where the data set has no
+            validation part. A set without any parts is split by default (0.2); one that has a training part is only split
+            when this is given.
+        seed: of that split.
+
+    Raises:
+        DataError: it is none of these, or cannot be used; the message names the file or line.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return open_folder(path, val_fraction=val_fraction, seed=seed)
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.suffix.lower() == ".npz":
+        return open_npz(path, val_fraction=val_fraction, seed=seed)
+    if path.suffix.lower() == ".csv":
+        return open_table(path, val_fraction=val_fraction, seed=seed)
+    raise DataError(f"{path} is no data set that is known; a folder, a .npz or a .csv file is needed")

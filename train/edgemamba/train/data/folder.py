@@ -1,0 +1,73 @@
+"""Data sets that are folder trees: one folder a class, with or without a folder a part above them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgemamba.runtime.errors import DataError
+from edgemamba.train.data.dataset import PART_OF, ImageDataset, Part, hold_out
+from edgemamba.train.data.pictures import FilePictures, Sample
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
+
+
+def open_folder(root: Path, *, val_fraction: float | None = None, seed: int = 0) -> ImageDataset:
+    """Open ``root/train/<class>/*.png`` with ``root/val/...`` and optionally ``root/test/...``, or ``root/<class>/*.png``.
+
+    Classes are numbered in the order of their names. Pictures may lie deeper inside a class's folder. Hidden files and
+    files that are no pictures are passed over.
+
+    Raises:
+        DataError: a class has no picture, a part has a class that the training part lacks, there is no validation part, or
+            only one class.
+    """
+    folders = _folders(root)
+    parts: dict[Part, Path] = {}
+    for folder in folders:
+        if part := PART_OF.get(folder.name.lower()):
+            if part in parts:
+                raise DataError(f"{root} has two {part} parts: {parts[part].name} and {folder.name}")
+            parts[part] = folder
+    if "train" not in parts:
+        if parts:
+            raise DataError(f"{root} has {', '.join(p.name for p in parts.values())} and no train folder")
+        parts = {"train": root}
+
+    class_names = tuple(folder.name for folder in _folders(parts["train"]))
+    if not class_names:
+        raise DataError(f"{root} is no data set: there is no folder of a class in {parts['train']}")
+    samples = {part: _samples(folder, class_names) for part, folder in parts.items()}
+    if "val" not in samples:
+        held_out = hold_out(
+            [sample.label for sample in samples["train"]],
+            None,
+            origin=str(root),
+            has_parts=parts["train"] != root,
+            val_fraction=val_fraction,
+            seed=seed,
+        )
+        pairs = list(zip(samples["train"], held_out, strict=True))
+        samples["train"] = [sample for sample, out in pairs if not out]
+        samples["val"] = [sample for sample, out in pairs if out]
+    return ImageDataset(str(root), class_names, {part: FilePictures(found) for part, found in samples.items()})
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _samples(folder: Path, class_names: tuple[str, ...]) -> list[Sample]:
+    """Every picture below ``folder``, class by class, in the order of the paths."""
+    samples = []
+    for class_folder in _folders(folder):
+        if class_folder.name not in class_names:
+            raise DataError(f"{class_folder} is a class that the training part does not have")
+        paths = [
+            path
+            for path in sorted(class_folder.rglob("*"))
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        ]
+        if not paths:
+            raise DataError(f"{class_folder} has no picture in it; remove the folder, or put pictures there")
+        samples += [Sample(path, class_names.index(class_folder.name)) for path in paths]
+    return samples

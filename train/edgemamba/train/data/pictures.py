@@ -1,0 +1,122 @@
+"""Labelled pictures, wherever they lie: in files, or in one array."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemamba.runtime import open_source
+from edgemamba.runtime.errors import DataError, SourceError
+from edgemamba.runtime.preprocessing import FULL_SCALE
+
+PixelType = Literal["uint8", "uint16", "float32"]
+
+# How many pictures of a set are looked at to learn what kind of pixels it holds.
+_PROBES = 8
+
+
+class PictureSet(ABC):
+    """One part of a data set: pictures and their labels.
+
+    Attributes:
+        labels: int64 (N,), indices into the data set's class names.
+    """
+
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What a person would call the picture: a path, or a position in an array."""
+
+    @abstractmethod
+    def read(self, index: int) -> NDArray[np.generic]:
+        """Decode one picture.
+
+        Returns:
+            uint8, uint16 or float32 (0..1), (H, W, 3) RGB or (H, W, 1) grey.
+
+        Raises:
+            SourceError: the picture cannot be read.
+        """
+
+
+class ArrayPictures(PictureSet):
+    """Pictures in memory.
+
+    Args:
+        images: uint8 or uint16 (N, H, W) grey or (N, H, W, 3) RGB.
+        labels: integers (N,).
+        origin: what to call the array in messages.
+    """
+
+    def __init__(self, images: NDArray[np.generic], labels: NDArray[np.int64], origin: str) -> None:
+        self.images = images
+        self.labels = labels
+        self.origin = origin
+
+    def name(self, index: int) -> str:
+        return f"{self.origin}[{index}]"
+
+    def read(self, index: int) -> NDArray[np.generic]:
+        picture: NDArray[np.generic] = self.images[index]
+        return picture if picture.ndim == 3 else picture[..., None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled picture in a file; ``frame`` counts from 0 in a file of several frames."""
+
+    path: Path
+    label: int
+    frame: int = 0
+
+
+class FilePictures(PictureSet):
+    """Pictures in files, read through the runtime's one decode path, so that training sees the device's pixels."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = tuple(samples)
+        self.labels = np.array([sample.label for sample in self.samples], np.int64)
+
+    def name(self, index: int) -> str:
+        sample = self.samples[index]
+        return f"{sample.path} frame {sample.frame}" if sample.frame else str(sample.path)
+
+    def read(self, index: int) -> NDArray[np.generic]:
+        sample = self.samples[index]
+        frame = next(islice(open_source(sample.path), sample.frame, None), None)
+        if frame is None:
+            raise SourceError(f"{sample.path} has no frame {sample.frame}")
+        return frame.pixels
+
+
+def pixel_type(pictures: PictureSet) -> PixelType:
+    """The kind of pixels that loses nothing of a set: the deepest found in a few pictures spread over it.
+
+    Raises:
+        DataError: none of them can be read, or their pixels are of a kind that models cannot take.
+    """
+    found = set()
+    last_error: SourceError | None = None
+    for index in np.unique(np.linspace(0, len(pictures) - 1, _PROBES).round().astype(int)):
+        try:
+            found.add(str(pictures.read(int(index)).dtype))
+        except SourceError as error:
+            last_error = error
+    if not found and last_error is not None:
+        raise DataError(f"none of the pictures that were tried can be read; the last: {last_error}")
+    if unknown := found - set(FULL_SCALE):
+        raise DataError(f"pixels are {', '.join(sorted(unknown))}; {', '.join(FULL_SCALE)} can be used")
+    if "float32" in found:
+        return "float32"
+    return "uint16" if "uint16" in found else "uint8"
