@@ -1,0 +1,68 @@
+"""What is proved about a graph before a bundle is written: it is valid ONNX, and stock ONNX Runtime runs it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgemamba.export import layers, reference
+from edgemamba.export.deployment import INPUT, OUTPUT, DeployedModel
+from edgemamba.export.probing import run_probed
+from edgemamba.runtime.errors import EdgeMambaError, ExportError
+from edgemamba.runtime.preprocessing import FULL_SCALE, Preprocessing
+
+# Relative difference (L2) above which a value is not the module's output but another tensor of the same shape.
+_SAME = 0.1
+
+
+def check(graph: onnx.ModelProto, deployed: DeployedModel, preprocessing: Preprocessing) -> None:
+    """Validate the graph, run it once in stock ONNX Runtime, and drop the module notes that do not hold.
+
+    Which value is a module's output was inferred from the graph's structure. Here each such value is compared with what the
+    module returns; notes that prove wrong are removed, so that a later search for a diverging layer can rely on the rest.
+
+    Raises:
+        ExportError: the graph is invalid, does not load or run, or returns values that are not finite.
+    """
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    frames = sample_frame(preprocessing, static_batch=_static_batch(graph))
+    recorded = layers.recorded_modules(graph)
+    try:
+        outputs = run_probed(graph, "ort-function", sorted(set(recorded.values())), frames)
+    except EdgeMambaError as error:
+        raise ExportError(f"stock ONNX Runtime cannot run the exported graph: {error}") from error
+    if not np.isfinite(outputs[OUTPUT]).all():
+        raise ExportError(
+            "the exported graph returns values that are not finite (with fp16: its activations overflow; use fp32)"
+        )
+    truth = reference.tape(deployed, frames)
+    same = _close(outputs[OUTPUT], reference.run(deployed, frames))
+    for node in graph.graph.node:
+        for entry in [entry for entry in node.metadata_props if entry.key == layers.MODULE_KEY]:
+            value = outputs[node.output[0]]
+            # Where the logits themselves differ, the notes are needed to find out why, and nothing can be held against them.
+            held = [name for name in entry.value.split() if name in truth and truth[name].shape == value.shape]
+            entry.value = " ".join(name for name in held if not same or _close(value, truth[name]))
+            if not entry.value:
+                node.metadata_props.remove(entry)
+
+
+def sample_frame(preprocessing: Preprocessing, static_batch: int = 1) -> NDArray[np.generic]:
+    """A frame of seeded noise of the input's dtype."""
+    generator = np.random.default_rng(0)
+    noise = generator.random((static_batch, *preprocessing.size, preprocessing.channels))
+    return (noise * FULL_SCALE[preprocessing.dtype]).astype(preprocessing.dtype)
+
+
+def _static_batch(graph: onnx.ModelProto) -> int:
+    value = next(value for value in graph.graph.input if value.name == INPUT)
+    return int(value.type.tensor_type.shape.dim[0].dim_value) or 1
+
+
+def _close(value: NDArray[np.generic], truth: NDArray[np.generic]) -> bool:
+    difference = np.linalg.norm(np.asarray(value, np.float64) - np.asarray(truth, np.float64))
+    return bool(difference <= _SAME * max(float(np.linalg.norm(truth)), 1e-6))

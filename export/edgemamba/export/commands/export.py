@@ -1,0 +1,192 @@
+"""`edgemamba export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import onnx
+import typer
+from rich.console import Console
+from torch import nn
+
+from edgemamba.export.exporting import Axis
+from edgemamba.export.exporting import export as export_bundle
+from edgemamba.export.writing import weights_digest
+from edgemamba.runtime.bundle import MODEL, Bundle, SourceCard, sha256
+from edgemamba.runtime.errors import CheckpointError, ExportError
+from edgemamba.runtime.operator import OP_TYPE
+from edgemamba.runtime.preprocessing import Preprocessing
+
+RANDOM_SEED = 0
+
+
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="What `edgemamba train` wrote, or an official checkpoint (then name --model).")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = ...,  # type: ignore[assignment]
+    model: Annotated[str | None, typer.Option(help="Architecture, as listed by `edgemamba models`.")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Classes of the checkpoint's head; by default the model's.")
+    ] = None,
+    image_size: Annotated[str | None, typer.Option(help="Pixels: 224, or height x width as 224x320.")] = None,
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Of weights and activations.")] = "fp32",
+    dynamic: Annotated[str, typer.Option(help="Axes that may vary: batch,height,width; or none.")] = "batch",
+    class_names: Annotated[Path | None, typer.Option(help="Text file with one name a line, or a JSON list.")] = None,
+    opset: Annotated[int, typer.Option(help="Standard ONNX opset, 18 to 24.")] = 20,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of the model's configuration, as key=value; may be repeated."),
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="No checkpoint: seeded random weights, for benchmarks.")
+    ] = False,
+    weights: Annotated[
+        bool, typer.Option("--weights/--no-weights", help="Also write the weights that `verify` starts from.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle in that folder.")] = False,
+) -> None:
+    """Turn a checkpoint into a bundle: an ONNX graph for every runtime, its manifest, and digests of all files.
+
+    Normalisation and layout are inside the graph; its input is RGB frames as a camera or a decoder gives them.
+
+    [bold]edgemamba export vim_t_midclstok_76p1acc.pth --model vim_tiny -o vim_tiny/ --precision fp16[/bold]
+    """
+    console = Console(stderr=True)
+    axes = cast("tuple[Axis, ...]", () if dynamic in ("", "none") else tuple(dynamic.replace(" ", "").split(",")))
+    size = _image_size(image_size)
+    with console.status("reading the checkpoint") as status:
+        backbone, names, source = _model(
+            checkpoint, model, num_classes, _settings(settings or []), random_weights, size
+        )
+        bundle = export_bundle(
+            backbone,
+            out,
+            image_size=size,
+            precision=precision,
+            dynamic=axes,
+            class_names=_class_names(class_names) if class_names else names,
+            opset=opset,
+            source=source,
+            weights=weights,
+            force=force,
+            progress=lambda step: status.update(step),
+        )
+    _summary(bundle, console)
+
+
+def _model(
+    checkpoint: Path | None,
+    name: str | None,
+    num_classes: int | None,
+    settings: dict[str, Any],
+    random_weights: bool,
+    size: tuple[int, int] | None,
+) -> tuple[nn.Module, tuple[str, ...], SourceCard]:
+    """The model with its weights, its class names where known, and where the weights came from."""
+    from edgemamba.train import create_model, load_checkpoint
+
+    if num_classes is not None:
+        settings["num_classes"] = num_classes
+    if random_weights:
+        if checkpoint is not None or name is None:
+            raise ExportError("--random-weights goes with --model NAME and without a checkpoint")
+        import torch
+
+        torch.manual_seed(RANDOM_SEED)
+        backbone = create_model(name, **_sized(name, size, settings))
+        card = SourceCard(file=f"random weights (seed {RANDOM_SEED})", sha256=weights_digest(backbone))
+        return backbone, (), card
+    if checkpoint is None:
+        raise ExportError("name a checkpoint, or --random-weights with --model NAME")
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{checkpoint} is not a file")
+    source = SourceCard(file=checkpoint.name, sha256=sha256(checkpoint))
+    if name is not None:
+        backbone = create_model(name, **_sized(name, size, settings))
+        load_checkpoint(backbone, checkpoint)
+        return backbone, (), source
+    if settings:
+        raise ExportError(
+            f"{', '.join(settings)}: a training checkpoint states its configuration itself; drop the option or add --model"
+        )
+    return _trained(checkpoint, source)
+
+
+def _trained(checkpoint: Path, source: SourceCard) -> tuple[nn.Module, tuple[str, ...], SourceCard]:
+    from edgemamba.train.checkpoint import read_training_checkpoint
+
+    backbone, names, preprocessing = read_training_checkpoint(checkpoint)
+    if isinstance(preprocessing, Preprocessing):
+        backbone.preprocessing = preprocessing  # type: ignore[assignment]
+    return backbone, tuple(names), source
+
+
+def _sized(name: str, size: tuple[int, int] | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Build models whose position embedding depends on the input's size for that size."""
+    from edgemamba.train import create_model
+
+    if size is None or "img_size" in settings:
+        return settings
+    has_size = hasattr(getattr(create_model(name), "config", None), "img_size")
+    return {**settings, "img_size": size} if has_size else settings
+
+
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ExportError(f"--image-size {text}: give pixels as 224, or height x width as 224x320")
+    return int(parts[0]), int(parts[-1])
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ExportError(f"--set {pair}: give key=value")
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value  # a word, such as rms
+    return settings
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"--class-names {path}: {error}") from None
+    if path.suffix.lower() != ".json":
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise ExportError(f"--class-names {path}: not JSON: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ExportError(f"--class-names {path}: a JSON list of strings is needed")
+    return tuple(names)
+
+
+def _summary(bundle: Bundle, console: Console) -> None:
+    """What was written, and the command that comes next."""
+    manifest = bundle.manifest
+    path = bundle.path / MODEL
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    scans = sum(node.op_type == OP_TYPE for node in nodes)
+    shape = " x ".join(map(str, manifest.input.shape))
+    console.print(
+        f"[bold]{bundle.path}[/bold]: {manifest.model.name}, {manifest.precision}, opset {manifest.opset}",
+        highlight=False,
+    )
+    console.print(
+        f"  {MODEL}  {path.stat().st_size / 2**20:.1f} MiB, {len(nodes)} nodes, {scans} of them {OP_TYPE}",
+        highlight=False,
+    )
+    console.print(f"  input   {manifest.input.name}: {manifest.input.dtype} {shape} (RGB)", highlight=False)
+    console.print(f"  next    edgemamba verify {bundle.path}", highlight=False)

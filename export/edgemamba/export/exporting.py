@@ -1,0 +1,262 @@
+"""``export``: from a PyTorch backbone to a bundle on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+from torch import nn
+
+from edgemamba.export import layers
+from edgemamba.export.deployment import INPUT, OUTPUT, TORCH_DTYPES, DeployedModel, deploy
+from edgemamba.export.function import selective_scan_function
+from edgemamba.export.half import to_float16
+from edgemamba.export.simplification import simplify
+from edgemamba.export.translation import onnxscript_version, translation_table
+from edgemamba.export.writing import BundleWriter
+from edgemamba.runtime import __version__
+from edgemamba.runtime.bundle import Bundle, Manifest, ModelCard, SourceCard, TensorCard, timestamp
+from edgemamba.runtime.errors import ExportError
+from edgemamba.runtime.operator import OP_TYPE
+from edgemamba.runtime.preprocessing import Preprocessing
+
+Precision = Literal["fp32", "fp16"]
+Axis = Literal["batch", "height", "width"]
+
+#: Opsets that the exporter, the function body and every runtime of DESIGN section 2 share.
+OPSETS = range(18, 25)
+#: protobuf's limit for one file, less a margin for names and nodes.
+_SINGLE_FILE_LIMIT = 2**31 - 2**24
+_AXES: dict[str, int] = {"batch": 0, "height": 1, "width": 2}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a model is exported; see :func:`export` for the meaning of each field."""
+
+    image_size: tuple[int, int]
+    precision: Precision = "fp32"
+    dynamic: tuple[Axis, ...] = ("batch",)
+    opset: int = 20
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise ExportError(
+                f"opset {self.opset} is not supported; choose {OPSETS[0]} to {OPSETS[-1]} (20 suits every runtime)"
+            )
+        if self.precision not in ("fp32", "fp16"):
+            raise ExportError(f"precision {self.precision!r} is not supported; choose fp32 or fp16")
+        for axis in self.dynamic:
+            if axis not in _AXES:
+                raise ExportError(f"dynamic axis {axis!r} is not known; choose from: {', '.join(_AXES)}")
+        if min(self.image_size) < 1:
+            raise ExportError(f"image size {self.image_size} is not positive")
+
+
+def export(
+    model: nn.Module,
+    out: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    precision: Precision = "fp32",
+    dynamic: Sequence[Axis] = ("batch",),
+    class_names: Sequence[str] = (),
+    opset: int = 20,
+    source: str | Path | SourceCard | None = None,
+    weights: bool = True,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Write a bundle: one ONNX graph for every runtime, a manifest with digests, and the weights that `verify` starts from.
+
+    Args:
+        model: a backbone of :func:`edgemamba.train.create_model`; it is copied, and left as it is.
+        out: the bundle's folder. It appears at once when all is written and checked; an interrupted export leaves nothing.
+        image_size: height and width in pixels; by default the model's own preprocessing states it.
+        precision: ``fp32``, or ``fp16`` (what stays float32 is listed in :mod:`edgemamba.export.half`).
+        dynamic: the axes of the input that may vary: ``batch``, ``height``, ``width``.
+        class_names: one per logit; none is fine.
+        opset: of the standard ONNX operators, 18 to 24.
+        source: the checkpoint the weights came from, recorded by file name and SHA-256.
+        weights: also write ``weights.safetensors``, the state dict that :func:`edgemamba.export.verify` holds the graph against.
+        force: replace the bundle in ``out``. A folder that is no bundle is never replaced.
+        progress: called with a few words before each step.
+
+    Raises:
+        ExportError: the options, the model and ``out`` do not go together; the message says which and why.
+    """
+    preprocessing = _preprocessing(model, image_size)
+    options = ExportOptions(preprocessing.size, precision, tuple(dynamic), opset)
+    writer = BundleWriter(Path(out), force=force)
+    deployed = deploy(model, preprocessing)
+    names = tuple(class_names)
+
+    progress("tracing the model")
+    graph, shape = to_onnx(deployed, options, preprocessing)
+    num_classes = shape[1]
+    if names and len(names) != num_classes:
+        raise ExportError(f"{len(names)} class names were given for {num_classes} classes")
+
+    progress("checking the graph")
+    card = source if isinstance(source, SourceCard) or source is None else writer.source_card(Path(source))
+    manifest = Manifest(
+        model=ModelCard(name=_model_name(model), config=_config(model)),
+        input=TensorCard(name=INPUT, dtype=preprocessing.dtype, shape=_input_shape(options)),
+        outputs=(TensorCard(name=OUTPUT, dtype="float32", shape=(_axis("batch", 1, options), num_classes)),),
+        preprocessing=preprocessing,
+        class_names=names,
+        precision=precision,
+        opset=opset,
+        tool_versions=tool_versions(),
+        source=card,
+        created=timestamp(),
+        files={"model.onnx": "0" * 64},  # the writer replaces it
+    )
+    return writer.write(graph, manifest, deployed, weights=weights, progress=progress)
+
+
+def to_onnx(
+    deployed: DeployedModel, options: ExportOptions, preprocessing: Preprocessing
+) -> tuple[onnx.ModelProto, tuple[int | str, ...]]:
+    """The graph with its function, and the shape of the logits.
+
+    The same model, options and tool versions give the same bytes.
+    """
+    model = _trace(deployed, options, preprocessing)
+    simplify(model)
+    layers.complete_scopes(model.graph)
+    passes.TopologicalSortPass()(model)
+    layers.name_nodes(model.graph)
+    if options.precision == "fp16":
+        to_float16(model)
+    outputs = layers.module_outputs(model.graph)
+    layers.strip_metadata(model)
+    layers.strip_prefix(model.graph)
+    layers.record_module_outputs(model.graph, outputs)
+    passes.NameFixPass()(model)
+    model.producer_name, model.producer_version = "edgemamba", __version__
+    model.graph.name = "edgemamba"
+
+    weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    if weight_bytes > _SINGLE_FILE_LIMIT:
+        raise ExportError(
+            f"the weights take {weight_bytes / 2**30:.1f} GiB; one ONNX file holds 2 (try precision fp16)"
+        )
+    shape = model.graph.outputs[0].shape
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+        raise ExportError(f"the model's output is not (B, num_classes) logits but {shape}")
+    proto = ir.to_proto(model)
+    if any(node.op_type == OP_TYPE for node in proto.graph.node):
+        proto.functions.append(selective_scan_function(options.opset))
+    return proto, (str(shape[0]), shape[1])
+
+
+def _trace(deployed: DeployedModel, options: ExportOptions, preprocessing: Preprocessing) -> ir.Model:
+    """Run torch's exporter; what it cannot do becomes one line."""
+    # Two frames: an example of one would let the exporter take a dynamic batch for a constant.
+    batch = 2 if "batch" in options.dynamic else 1
+    example = torch.zeros(batch, *options.image_size, 3, dtype=TORCH_DTYPES[preprocessing.dtype])
+    dynamic: dict[int, Any] = {_AXES[axis]: axis for axis in options.dynamic}
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir", "torch.export"):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                deployed,
+                (example,),
+                dynamo=True,
+                opset_version=options.opset,
+                optimize=True,
+                verbose=False,
+                custom_translation_table=translation_table(),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes={INPUT: dynamic} if dynamic else None,
+            )
+    except Exception as error:
+        axes = ", ".join(options.dynamic) or "none"
+        size = "x".join(map(str, options.image_size))
+        name = _model_name(deployed.model)
+        raise ExportError(f"{name} cannot be exported at {size} with dynamic axes {axes}: {_reason(error)}") from error
+    assert program is not None
+    model: ir.Model = program.model
+    if model.opset_imports.get("") != options.opset:
+        raise ExportError(
+            f"opset {options.opset} was asked for and torch {torch.__version__} wrote {model.opset_imports.get('')}"
+        )
+    return model
+
+
+class _quiet:  # noqa: N801 - used as a statement
+    """Silence loggers that report the exporter's internal retries as warnings."""
+
+    def __init__(self, *names: str) -> None:
+        self.loggers = [logging.getLogger(name) for name in names]
+
+    def __enter__(self) -> None:
+        self.levels = [logger.level for logger in self.loggers]
+        for logger in self.loggers:
+            logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *exception: object) -> None:
+        for logger, level in zip(self.loggers, self.levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The line that says what was wrong: the deepest cause's first line, without the exporter's advice around it."""
+    while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
+        error = error.__cause__ or error.__context__ or error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _preprocessing(model: nn.Module, image_size: int | tuple[int, int] | None) -> Preprocessing:
+    recipe = getattr(model, "preprocessing", None)
+    if not isinstance(recipe, Preprocessing):
+        raise ExportError(f"{type(model).__name__} has no preprocessing; make it with edgemamba.train.create_model")
+    if image_size is None:
+        return recipe
+    size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    if min(size) < 1:
+        raise ExportError(f"image size {size} is not positive")
+    return recipe.model_copy(update={"size": size})
+
+
+def _model_name(model: nn.Module) -> str:
+    return str(getattr(model, "model_name", type(model).__name__))
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    config = getattr(model, "config", None)
+    return dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else {}
+
+
+def _axis(axis: Axis, size: int, options: ExportOptions) -> int | str:
+    return axis if axis in options.dynamic else size
+
+
+def _input_shape(options: ExportOptions) -> tuple[int | str, ...]:
+    height, width = options.image_size
+    return _axis("batch", 1, options), _axis("height", height, options), _axis("width", width, options), 3
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of everything that shaped the graph."""
+    return {
+        "edgemamba": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxscript": onnxscript_version(),
+        "onnx_ir": ir.__version__,
+        "numpy": np.__version__,
+    }
