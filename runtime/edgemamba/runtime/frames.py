@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: The pace of pictures that have no clock of their own, such as a folder of files, in frames a second.
+NOMINAL_FPS = 10.0
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -16,7 +19,9 @@ class Frame:
     Attributes:
         pixels: uint8 (H, W, 3) in RGB order; or uint16 / float32 (H, W, 1) for grey pictures of more than 8 bits.
         index: position in the source, from 0, counting every frame (also those skipped).
-        timestamp: seconds since the source's first frame, by the source's own clock.
+        timestamp: seconds since the source's first frame, by the source's own clock: a video's presentation times, a
+            DICOM cine's frame times, a camera's moments of capture. Pictures without a clock are paced at
+            :data:`NOMINAL_FPS`.
         source: what a person would call it: a file's name, a camera's number.
         metadata: JSON-able extras of the source; never a patient-identifying attribute.
     """
