@@ -1,0 +1,194 @@
+"""The selective scan as a PyTorch operator: ``torch.ops.edgemamba.selective_scan``.
+
+Forward and backward run in the native library (``kernels/``) on the CPU; shapes and dtypes alone are enough for tracing, so
+``torch.compile`` and ``torch.export`` see one opaque node, which the exporter turns into the ONNX operator ``SelectiveScan``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgemamba.runtime import native
+from edgemamba.runtime.errors import ScanArgumentError
+from edgemamba.runtime.operator import INPUT_NAMES
+from edgemamba.train.scan_contract import check_arguments
+
+# torch dtype -> ONNX TensorProto.DataType, the numbers that the native library speaks.
+_ONNX_DTYPE = {
+    torch.float32: 1,
+    torch.uint8: 2,
+    torch.int8: 3,
+    torch.int16: 5,
+    torch.int32: 6,
+    torch.int64: 7,
+    torch.bool: 9,
+    torch.float16: 10,
+    torch.float64: 11,
+    torch.bfloat16: 16,
+}
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """Selective scan (Mamba, arXiv:2312.00752, section 3.2) in G directions over one channels-last map.
+
+    ``dt = softplus(delta + delta_bias)``; ``h_s = exp(dt_p A) h_{s-1} + dt_p B_p u_p`` with ``p = order[g, s]`` and a zero
+    state before the first step; ``y[p]`` sums ``<C_p, h_s> + D u_p`` over the directions that visit ``p``, and is 0 where
+    none does.
+
+    Args:
+        u: (B, P, Gu, D) values; Gu is 1 (shared by all directions) or G. float32, float16, bfloat16 or float64.
+        delta: (B, P, G, D) step sizes before bias and softplus; dtype of ``u``.
+        A: (G, D, N) decay rates, negative in every model; float32 (float64 where ``u`` is).
+        B, C: (B, P, G, N) input and output projections; dtype of ``u``.
+        D: (G, D) skip; float32 (float64 where ``u`` is).
+        delta_bias: (G, D) added before the softplus; float32 (float64 where ``u`` is).
+        order: (G, S) int32; direction g visits position ``order[g, s]`` at step s; S <= P, and no position twice in one
+            direction. :func:`edgemamba.train.scan_orders.scan_order` makes them.
+        delta_softplus: False uses ``delta + delta_bias`` as it is.
+
+    Under autocast ``u``, ``delta``, ``B`` and ``C`` are cast to the autocast dtype; the parameters ``A``, ``D`` and
+    ``delta_bias`` stay float32, and so do the arithmetic and the state whatever the dtype of ``u``.
+
+    Returns:
+        (B, P, D) in the dtype of ``u``; differentiable once in every floating argument.
+
+    Raises:
+        ScanArgumentError: an argument breaks the contract above; the text starts with its name.
+        NativeLibraryError: this installation has no native library.
+    """
+    device = u.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        u, delta, B, C = (tensor.to(dtype) for tensor in (u, delta, B, C))
+        A, D, delta_bias = A.float(), D.float(), delta_bias.float()
+    return torch.ops.edgemamba.selective_scan(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+
+
+@torch.library.custom_op("edgemamba::selective_scan", mutates_args=())
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool = True,
+) -> Tensor:
+    inputs = _contiguous(u, delta, A, B, C, D, delta_bias, order)
+    # The native library is the judge of the arguments; the extents are only read here if the ranks allow it.
+    shape = (*u.shape[:2], u.shape[3]) if u.dim() == 4 else ()
+    y = torch.empty(shape, dtype=u.dtype)
+    native.scan_forward([_view(x) for x in inputs], delta_softplus, _view(y), threads=torch.get_num_threads())
+    return y
+
+
+@torch.library.custom_op("edgemamba::selective_scan_backward", mutates_args=())
+def _backward(
+    dy: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``sum(y * dy)`` in (u, delta, A, B, C, D, delta_bias); an unwanted one is empty, and costs nothing."""
+    inputs = _contiguous(u, delta, A, B, C, D, delta_bias, order)
+    dy = dy.contiguous()
+    gradients = _empty_gradients(inputs[:7], wanted)
+    native.scan_backward(
+        [_view(x) for x in inputs],
+        delta_softplus,
+        _view(dy),
+        [_view(gradient) if want else None for gradient, want in zip(gradients, wanted, strict=True)],
+        threads=torch.get_num_threads(),
+    )
+    return gradients
+
+
+@_forward.register_fake
+def _forward_shape(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool = True,
+) -> Tensor:
+    check_arguments(u, delta, A, B, C, D, delta_bias, order)
+    return u.new_empty(u.shape[0], u.shape[1], u.shape[3])
+
+
+@_backward.register_fake
+def _backward_shapes(
+    dy: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    check_arguments(u, delta, A, B, C, D, delta_bias, order)
+    return _empty_gradients((u, delta, A, B, C, D, delta_bias), wanted)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.delta_softplus = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = list(ctx.needs_input_grad[:7])
+    gradients = torch.ops.edgemamba.selective_scan_backward(dy, *ctx.saved_tensors, ctx.delta_softplus, wanted)
+    return (*(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)), None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _empty_gradients(inputs: Sequence[Tensor], wanted: Sequence[bool]) -> Any:
+    """One uninitialised contiguous tensor for each input, without elements where it is not wanted."""
+    return tuple(x.new_empty(x.shape if want else (0,)) for x, want in zip(inputs, wanted, strict=True))
+
+
+def _contiguous(*tensors: Tensor) -> list[Tensor]:
+    """The operator's inputs in host memory and row-major; they must outlive the native call."""
+    for name, tensor in zip(INPUT_NAMES, tensors, strict=True):
+        if tensor.device.type != "cpu":
+            raise ScanArgumentError(
+                f"{name}: on {tensor.device}; this version has a selective scan for the CPU only: move model and input with .cpu()"
+            )
+    return [tensor.contiguous() for tensor in tensors]
+
+
+def _view(tensor: Tensor) -> native.TensorView:
+    """What the native library needs of a contiguous tensor. An unknown dtype becomes 0, which it refuses by name."""
+    return native.TensorView(tensor.data_ptr(), tuple(tensor.shape), _ONNX_DTYPE.get(tensor.dtype, 0))
