@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +19,19 @@ _REASONS_KEPT = 20
 
 
 class SkipLog:
-    """What was left out, and why: a count, and the first reasons."""
+    """What was left out, and why: a count, and the first reasons. Written by any thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.count = 0
         self.reasons: list[str] = []
 
     def add(self, reason: str, frames: int = 1) -> None:
         """Count ``frames`` pictures as skipped, and say why on the log."""
-        self.count += frames
-        if len(self.reasons) < _REASONS_KEPT:
-            self.reasons.append(reason)
+        with self._lock:
+            self.count += frames
+            if len(self.reasons) < _REASONS_KEPT:
+                self.reasons.append(reason)
         LOGGER.warning("skipped: %s", reason)
 
 
