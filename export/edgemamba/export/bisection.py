@@ -33,6 +33,8 @@ _FLOATS = frozenset(
 )
 # A fault makes the error jump: this much over everything before it (healthy layers let it grow by less).
 _JUMP = 8.0
+# A jump counts if it reaches this share of the largest error, and is above this share of the bound, where rounding is.
+_SHARE, _ROUNDING = 1 / 30, 1 / 10
 # Tensors fetched in one run: about one block of any backbone, and a bound on memory (the search uses a single frame).
 _PER_RUN = 64
 
@@ -101,12 +103,13 @@ def activations(model: onnx.ModelProto) -> list[_Activation]:
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
     depends = {value.name for value in graph.input}
     outputs = {value.name for value in graph.output}
-    last_use = {name: index for index, node in enumerate(graph.node) for name in node.input}
+    # Reading a tensor's shape does not read the picture.
+    readers = ((index, node) for index, node in enumerate(graph.node) if node.op_type not in ("Shape", "Size"))
+    last_use = {name: index for index, node in readers for name in node.input}
     found: list[_Activation] = []
-    alive: set[str] = set()
+    alive = set(depends)
     for index, node in enumerate(graph.node):
         new = [name for name in node.output if types.get(name) in _FLOATS and depends.intersection(node.input)]
-        # Shapes are integers: a value made from them alone does not carry the picture.
         depends.update(new)
         alive.update(new)
         alive = {name for name in alive if last_use.get(name, -1) > index or name in outputs}
@@ -198,13 +201,22 @@ def _module_of(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _first(trail: Sequence[TrailPoint], bound: float, before: float = 0.0) -> int:
-    """Index of the first tensor that diverges: not finite, or past the bound by a jump; else the first past the bound."""
+    """Index of the first tensor that diverges; ``len(trail)`` where none does.
+
+    That is the first that is not finite, or whose error jumps. A fault can be small where it is made and grow later, so a jump
+    counts from a share of the largest error on, above the level of rounding. Without a jump it is the first tensor past
+    the bound, or, below that, the first that reaches half of the largest error.
+    """
+    largest_of_all = max((point.error for point in trail if point.error is not None), default=0.0)
+    significant = max(min(bound, largest_of_all * _SHARE), bound * _ROUNDING)
     largest = before
     for index, point in enumerate(trail):
-        if point.error is None or (point.error >= bound and point.error >= _JUMP * largest):
+        if point.error is None or (point.error >= significant and point.error >= _JUMP * largest):
             return index
         largest = max(largest, point.error)
-    return next((index for index, point in enumerate(trail) if point.error is None or point.error >= bound), len(trail))
+    reached = min(bound, largest_of_all / 2)
+    past = (index for index, point in enumerate(trail) if point.error is not None and point.error >= reached > 0)
+    return next(past, len(trail))
 
 
 def _errors(

@@ -179,7 +179,7 @@ def compare_output(
         mean_abs_error=_finite(error.mean()) if error.size else 0.0,
         max_rel_error=_finite((error / np.maximum(1.0, np.abs(want))).max(initial=0.0)),
         max_of_tolerance=_finite(ratio.max(initial=0.0)),
-        cosine=_finite(min((_cosine(a, b) for a, b in zip(got, want, strict=True)), default=1.0)),
+        cosine=min((_cosine(a, b) for a, b in zip(got, want, strict=True)), default=1.0) if not not_finite else None,
         worst_sample=int(by_sample.argmax()) if len(by_sample) else 0,
         not_finite=not_finite,
         histogram=tuple(int(count) for count in counts),
