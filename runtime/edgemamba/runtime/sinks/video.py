@@ -29,8 +29,8 @@ class VideoSink(Sink):
     pictures are repeated or left out so that the video keeps the pace of the clock.
 
     Args:
-        path: the file; its suffix decides container and codec (see ``CODECS``). A video is finished by :meth:`close`; an ``.mkv``
-            or ``.avi`` can be read up to its last frame even if the process was killed.
+        path: the file; its suffix decides container and codec (see ``CODECS``). An MP4 is finished by :meth:`close`; an
+            ``.mkv`` or ``.avi`` can be read nearly up to its last frame even if the process was killed.
         fps: frames a second; by default the source's, or 10 where it states none.
     """
 
