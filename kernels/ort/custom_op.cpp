@@ -1,5 +1,5 @@
 // edgemamba::SelectiveScan version 1 for ONNX Runtime's CPU provider: a thin adapter over the C ABI of scan.h, which
-// validates the arguments and computes. One op is registered for each element type; kernels keep no state between calls.
+// validates the arguments and computes. One op is registered for each element type; kernels keep no state.
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -141,8 +141,8 @@ OrtStatus* read_dimensions(const ApiTable& api, const OrtTensorTypeAndShapeInfo*
   return nullptr;
 }
 
-// y: u's type, (B, P, D), each taken from u or, where u does not tell, from delta. ONNX Runtime asks the first op that was
-// registered, whichever type the node has, so that `self` does not tell the type.
+// y: u's type, (B, P, D), each taken from u or, where u does not tell, from delta. ONNX Runtime asks the op that was
+// registered first, whichever type the node has, so that `self` does not tell the type.
 OrtStatus* infer_shape(const CustomOp* self, OrtShapeInferContext* context) {
   const ApiTable& api = *static_cast<const SelectiveScanOp*>(self)->api;
   OrtTensorTypeAndShapeInfo *u_info = nullptr, *delta_info = nullptr;
@@ -209,7 +209,9 @@ SelectiveScanOp::SelectiveScanOp(ElementType type, const ApiTable* table, int th
 // The op for each element type, for one ONNX Runtime (a process may have loaded several) and one number of threads.
 struct Registration {
   Registration(const ApiTable* table, int thread_count)
-      : api(table), threads(thread_count), ops{{{EM_F32, api, threads}, {EM_F16, api, threads}, {EM_BF16, api, threads}}} {}
+      : api(table),
+        threads(thread_count),
+        ops{{{EM_F32, api, threads}, {EM_F16, api, threads}, {EM_BF16, api, threads}}} {}
 
   OrtStatus* create_domain() {
     EM_RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &domain));
@@ -223,8 +225,8 @@ struct Registration {
   OrtCustomOpDomain* domain = nullptr;
 };
 
-// Sessions keep pointers to the domain and its ops and nobody is told when the last one ends: they are made once, shared
-// by the sessions alike, and kept for the life of the process.
+// Sessions keep pointers to the domain and its ops, and nobody is told when the last one ends: they are made once,
+// shared by all sessions alike, and kept for the life of the process.
 OrtStatus* find_or_create(const ApiTable* api, int threads, OrtCustomOpDomain** out) {
   static std::mutex mutex;
   static auto& all = *new std::vector<Registration*>;

@@ -1,9 +1,9 @@
 // The part of ONNX Runtime's C ABI that a CPU custom op needs, written from its published facts so that building needs
 // no ONNX Runtime headers and one binary runs on every release since 1.17.
 //
-// OrtApi is a table of function pointers to which releases only ever append: a slot number is the position of a function
-// in `struct OrtApi` of onnxruntime_c_api.h, and never changes. tests/runtime/test_ort_abi.py compares each constant of
-// `Slot` with the official header wherever one is installed.
+// OrtApi is a table of function pointers to which releases only ever append: a slot number is the position of a
+// function in `struct OrtApi` of onnxruntime_c_api.h, and never changes. tests/runtime/test_ort_abi.py compares each
+// constant of `Slot` with the official header wherever one is installed.
 #ifndef EDGEMAMBA_ORT_ONNXRUNTIME_ABI_H
 #define EDGEMAMBA_ORT_ONNXRUNTIME_ABI_H
 
@@ -158,11 +158,13 @@ struct ApiTable {
     return call<OrtStatus*, OrtTensorTypeAndShapeInfo*, const int64_t*, size_t>(kSetDimensions, info, extents, rank);
   }
   OrtStatus* SetSymbolicDimensions(OrtTensorTypeAndShapeInfo* info, const char** names, size_t rank) const {
-    return call<OrtStatus*, OrtTensorTypeAndShapeInfo*, const char**, size_t>(kSetSymbolicDimensions, info, names, rank);
+    return call<OrtStatus*, OrtTensorTypeAndShapeInfo*, const char**, size_t>(kSetSymbolicDimensions, info, names,
+                                                                             rank);
   }
 
   OrtStatus* KernelInfoGetAttribute_int64(const OrtKernelInfo* info, const char* name, int64_t* out) const {
-    return call<OrtStatus*, const OrtKernelInfo*, const char*, int64_t*>(kKernelInfoGetAttribute_int64, info, name, out);
+    return call<OrtStatus*, const OrtKernelInfo*, const char*, int64_t*>(kKernelInfoGetAttribute_int64, info, name,
+                                                                        out);
   }
   OrtStatus* KernelContext_GetInput(const OrtKernelContext* context, size_t index, const OrtValue** out) const {
     return call<OrtStatus*, const OrtKernelContext*, size_t, const OrtValue**>(kKernelContext_GetInput, context, index,
@@ -179,8 +181,9 @@ struct ApiTable {
     return call<OrtStatus*, const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*>(
         kKernelContext_ParallelFor, context, task, total, batches, data);
   }
+  // The info is borrowed: not to be released.
   OrtStatus* ShapeInferContext_GetInputTypeShape(const OrtShapeInferContext* context, size_t index,
-                                                 OrtTensorTypeAndShapeInfo** out) const {  // borrowed: not to be released
+                                                 OrtTensorTypeAndShapeInfo** out) const {
     return call<OrtStatus*, const OrtShapeInferContext*, size_t, OrtTensorTypeAndShapeInfo**>(
         kShapeInferContext_GetInputTypeShape, context, index, out);
   }
