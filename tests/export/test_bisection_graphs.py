@@ -125,7 +125,7 @@ def test_what_is_not_finite_diverges() -> None:
 
 def test_tensor_error_is_relative_to_the_largest_value() -> None:
     want = np.array([100.0, 1.0])
-    assert tensor_error(want + [0, 1.0], want) == pytest.approx(0.01)
+    assert tensor_error(np.add(want, [0, 1.0]), want) == pytest.approx(0.01)
     assert tensor_error(np.zeros(2), np.zeros(2)) == 0
     assert tensor_error(np.array([np.nan, 1.0]), want) is None
     assert tensor_error(np.zeros(3), want) is None

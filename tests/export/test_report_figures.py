@@ -37,14 +37,14 @@ def test_equal_outputs_pass_with_zero_error() -> None:
 
 def test_the_bound_is_absolute_below_one_and_relative_above() -> None:
     want = np.array([[0.5, 50.0]])
-    assert compare_output("logits", want + [[0.9e-4, 45e-4]], want, TIGHT).passed
-    assert not compare_output("logits", want + [[1.1e-4, 0]], want, TIGHT).passed
-    assert not compare_output("logits", want + [[0, 55e-4]], want, TIGHT).passed
+    assert compare_output("logits", np.add(want, [[0.9e-4, 45e-4]]), want, TIGHT).passed
+    assert not compare_output("logits", np.add(want, [[1.1e-4, 0]]), want, TIGHT).passed
+    assert not compare_output("logits", np.add(want, [[0, 55e-4]]), want, TIGHT).passed
 
 
 def test_the_worst_sample_is_worst_by_tolerance_not_by_absolute_error() -> None:
     want = np.array([[1000.0, 0.0], [0.0, 0.0]])
-    got = want + [[0.02, 0], [0, 0.001]]
+    got = np.add(want, [[0.02, 0], [0, 0.001]])
     result = compare_output("logits", got, want, TIGHT)
     assert result.worst_sample == 1
     assert result.max_abs_error == pytest.approx(0.02)

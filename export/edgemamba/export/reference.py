@@ -47,10 +47,10 @@ def architecture(bundle: Bundle) -> nn.Module:
     from edgemamba.train import create_model
 
     card = bundle.manifest.model
-    config = dict(card.config)
-    num_classes = config.pop("num_classes", bundle.manifest.outputs[0].shape[1])
-    model: nn.Module = create_model(card.name, num_classes=num_classes, **config)
-    return model
+    # JSON has no tuples; and the head may have been replaced since the configuration was written.
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in card.config.items()}
+    config["num_classes"] = bundle.manifest.outputs[0].shape[1]
+    return create_model(card.name, **config)
 
 
 @torch.no_grad()

@@ -91,13 +91,15 @@ def _model(
 
     if num_classes is not None:
         settings["num_classes"] = num_classes
+    # Position embeddings have the size of the input, so models are built for it.
+    sized = {} if size is None else {"img_size": size}
     if random_weights:
         if checkpoint is not None or name is None:
             raise ExportError("--random-weights goes with --model NAME and without a checkpoint")
         import torch
 
         torch.manual_seed(RANDOM_SEED)
-        backbone = create_model(name, **_sized(name, size, settings))
+        backbone = create_model(name, **{**sized, **settings})
         card = SourceCard(file=f"random weights (seed {RANDOM_SEED})", sha256=weights_digest(backbone))
         return backbone, (), card
     if checkpoint is None:
@@ -106,7 +108,7 @@ def _model(
         raise CheckpointError(f"{checkpoint} is not a file")
     source = SourceCard(file=checkpoint.name, sha256=sha256(checkpoint))
     if name is not None:
-        backbone = create_model(name, **_sized(name, size, settings))
+        backbone = create_model(name, **{**sized, **settings})
         load_checkpoint(backbone, checkpoint)
         return backbone, (), source
     if settings:
@@ -123,16 +125,6 @@ def _trained(checkpoint: Path, source: SourceCard) -> tuple[nn.Module, tuple[str
     if isinstance(preprocessing, Preprocessing):
         backbone.preprocessing = preprocessing  # type: ignore[assignment]
     return backbone, tuple(names), source
-
-
-def _sized(name: str, size: tuple[int, int] | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Build models whose position embedding depends on the input's size for that size."""
-    from edgemamba.train import create_model
-
-    if size is None or "img_size" in settings:
-        return settings
-    has_size = hasattr(getattr(create_model(name), "config", None), "img_size")
-    return {**settings, "img_size": size} if has_size else settings
 
 
 def _image_size(text: str | None) -> tuple[int, int] | None:
