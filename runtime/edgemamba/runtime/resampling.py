@@ -22,11 +22,11 @@ Filter = Literal["bilinear", "bicubic"]
 
 # Half the filters' width at scale 1, in pixels.
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
-# Outputs per matrix, and columns (or rows) per product: small enough that the bands hold few zeros, that a block stays in
-# the second-level cache, and that BLAS sees no reason to wake its threads, which would fight the engine's.
-_OUTPUTS = 8
-_COLUMNS = 1024
-_ROWS = 64
+# Outputs per matrix: few, so that the bands hold few zeros.
+_OUTPUTS = 4
+# Multiplications per product, at most: OpenBLAS wakes its threads beyond 2^18, and those would fight the engine's; and a block
+# of this size stays in the second-level cache.
+_PRODUCT = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,18 @@ def resample(
     first, last = columns[0].source.start, max(block.source.stop for block in columns)
     tall = np.empty((height, last - first), np.float32)
     for block in rows:
-        for start in range(first, last, _COLUMNS):
-            stop = min(start + _COLUMNS, last)
+        step = max(1, _PRODUCT // block.weights.size)
+        for start in range(first, last, step):
+            stop = min(start + step, last)
             part = flat[block.source, start:stop].astype(np.float32)
             np.matmul(block.weights, part, out=tall[block.out, start - first : stop - first])
 
     resized = np.empty((height, width * channels), np.float32)
     for block in columns:
         source = slice(block.source.start - first, block.source.stop - first)
-        for start in range(0, height, _ROWS):
-            resized[start : start + _ROWS, block.out] = tall[start : start + _ROWS, source] @ block.weights.T
+        step = max(1, _PRODUCT // block.weights.size)
+        for start in range(0, height, step):
+            resized[start : start + step, block.out] = tall[start : start + step, source] @ block.weights.T
     return resized.reshape(height, width, channels)
 
 
