@@ -52,3 +52,11 @@ class DataError(EdgeMambaError):
 
 class ExportError(EdgeMambaError):
     """A model cannot be exported as asked."""
+
+
+class ModelError(EdgeMambaError, ValueError):
+    """A model is asked for by an unknown name, with an unknown option, or fed an input it is not built for."""
+
+
+class TrainingError(EdgeMambaError):
+    """A training run cannot be started or continued as asked, or diverged."""
