@@ -1,0 +1,65 @@
+"""Where a token is: position embeddings carried to another grid, and rotations by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Rotations were defined on a grid of 14 x 14; positions of other grids are scaled to it.
+ROTATION_GRID = 14
+ROTATION_BASE = 10000.0
+
+
+def split_rows(tokens: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(1, L, C) -> the given rows (1, len(rows), C), and the others in their order (1, L - len(rows), C)."""
+    kept = [i for i in range(tokens.shape[1]) if i not in set(rows)]
+    return tokens[:, list(rows)], tokens[:, kept]
+
+
+def insert_rows(patches: Tensor, extra: Tensor, rows: Sequence[int]) -> Tensor:
+    """The inverse of :func:`split_rows`: put row i of ``extra`` (1, len(rows), C) at ``rows[i]`` of the result."""
+    for i, row in enumerate(rows):
+        patches = torch.cat([patches[:, :row], extra[:, i : i + 1], patches[:, row:]], dim=1)
+    return patches
+
+
+def resize_grid(patches: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """(1, h * w, C) embedding of a grid -> (1, h' * w', C) of another: bicubic, corners not aligned, no antialiasing."""
+    picture = patches.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    return F.interpolate(picture, size=new, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+
+
+class AxialRotation(nn.Module):
+    """Rotary position embedding over a square grid, as the Vim models of January 2024 have it.
+
+    Channels 2m and 2m + 1 are the two coordinates of a point that is turned by an angle; the first half of the channels
+    turns by the token's row, the second by its column. Where there is one token more than the grid has positions, the first
+    one is left as it is.
+
+    Buffers (of the state, as upstream's): ``freqs_cos``, ``freqs_sin`` (grid^2, C).
+    """
+
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+
+    def __init__(self, dim: int, grid: int) -> None:
+        super().__init__()
+        axis = dim // 2
+        frequency = ROTATION_BASE ** (-torch.arange(0, axis, 2, dtype=torch.float32) / axis)
+        position = torch.arange(grid, dtype=torch.float32) / grid * ROTATION_GRID
+        angle = (position[:, None] * frequency).repeat_interleave(2, dim=1)
+        rows, columns = angle[:, None].expand(-1, grid, -1), angle[None].expand(grid, -1, -1)
+        angles = torch.cat([rows, columns], dim=-1).reshape(grid * grid, dim)
+        self.register_buffer("freqs_cos", angles.cos())
+        self.register_buffer("freqs_sin", angles.sin())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) -> the same, rotated."""
+        extra = tokens.shape[1] - self.freqs_cos.shape[0]
+        first, rest = tokens[:, :extra], tokens[:, extra:]
+        even, odd = rest.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack([-odd, even], dim=-1).flatten(-2)
+        return torch.cat([first, rest * self.freqs_cos + turned * self.freqs_sin], dim=1)

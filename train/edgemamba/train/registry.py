@@ -1,0 +1,187 @@
+"""Names of models: what is registered, how it is found, and how a model is made from a name or from upstream's flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import importlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgemamba.runtime.errors import ModelError
+from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.train.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        name: as in the names of its models and in the folders of golden vectors.
+        title: for people.
+        paper: where it is described.
+        config: the dataclass of its options.
+        build: config -> model.
+        from_upstream: the official constructor's keywords -> config.
+        recognise: whether a checkpoint's keys are of this family.
+    """
+
+    name: str
+    title: str
+    paper: str
+    config: type
+    build: Callable[[Any], Backbone]
+    from_upstream: Callable[[Mapping[str, Any]], Any]
+    recognise: Callable[[Collection[str]], bool]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One registered model.
+
+    Attributes:
+        name: what :func:`create_model` takes.
+        family: name of its :class:`Family`.
+        config: its options, with the classes it was published with.
+        preprocessing: of its published evaluation.
+        params: number of parameters with that configuration.
+        aliases: other names that :func:`create_model` takes: upstream's.
+        top1: published top-1 accuracy on ImageNet-1k in per cent; None where there is no such figure.
+        source: where it was published, and with what condition.
+    """
+
+    name: str
+    family: str
+    config: Any
+    preprocessing: Preprocessing
+    params: int
+    aliases: tuple[str, ...] = ()
+    top1: float | None = None
+    source: str = ""
+
+
+# One module a family; each registers itself and its models when it is imported.
+_MODULES = ("vim",)
+
+_FAMILIES: dict[str, Family] = {}
+_MODELS: dict[str, ModelEntry] = {}
+_ALIASES: dict[str, str] = {}
+
+
+def register_family(family: Family) -> Family:
+    """Add a family; a second one of the same name is a mistake."""
+    if family.name in _FAMILIES:
+        raise ValueError(f"family {family.name!r} is registered twice")
+    _FAMILIES[family.name] = family
+    return family
+
+
+def register_model(entry: ModelEntry) -> ModelEntry:
+    """Add a model and its aliases; a name taken twice is a mistake."""
+    for name in (entry.name, *entry.aliases):
+        if name in _MODELS or name in _ALIASES:
+            raise ValueError(f"model {name!r} is registered twice")
+    _MODELS[entry.name] = entry
+    _ALIASES.update(dict.fromkeys(entry.aliases, entry.name))
+    return entry
+
+
+def families() -> dict[str, Family]:
+    """All registered families by name."""
+    _load()
+    return dict(_FAMILIES)
+
+
+def list_models(pattern: str | None = None) -> list[str]:
+    """Names of the registered models, sorted; those that match a shell pattern (``"vim*"``) if one is given.
+
+    Aliases match too, and give the name they stand for.
+    """
+    _load()
+    if pattern is None:
+        return sorted(_MODELS)
+    matching = set(fnmatch.filter(_MODELS, pattern)) | {_ALIASES[alias] for alias in fnmatch.filter(_ALIASES, pattern)}
+    return sorted(matching)
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The entry of a name or alias.
+
+    Raises:
+        ModelError: there is none; the message names the nearest.
+    """
+    _load()
+    entry = _MODELS.get(_ALIASES.get(name, name))
+    if entry is None:
+        raise ModelError(f"model {name!r} is not known; {_nearest(name, _MODELS)} (all: edgemamba models)")
+    return entry
+
+
+def create_model(name: str, num_classes: int | None = None, **options: Any) -> Backbone:
+    """Make a model with fresh weights.
+
+    Args:
+        name: a registered name or alias, see :func:`list_models`.
+        num_classes: outputs of the classifier; by default as published; 0 for no classifier.
+        **options: any field of the family's configuration, e.g. ``img_size=512`` (or ``(height, width)``),
+            ``drop_path_rate=0.1``.
+
+    Raises:
+        ModelError: unknown name or option (the message names the nearest), or a value that the family refuses.
+    """
+    entry = model_entry(name)
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    known = [field.name for field in dataclasses.fields(entry.config)]
+    for option in options:
+        if option not in known:
+            raise ModelError(f"{entry.name} has no option {option!r}; {_nearest(option, known)}")
+    model = _FAMILIES[entry.family].build(dataclasses.replace(entry.config, **options))
+    model.model_name = entry.name
+    model.preprocessing = entry.preprocessing.model_copy(update={"size": model.config.img_size})
+    return model
+
+
+def model_from_upstream_config(family: str, config: Mapping[str, Any]) -> Backbone:
+    """Make a model from the keywords of the official code's constructor, as they stand in golden sidecars.
+
+    Raises:
+        ModelError: the family is not registered, or a flag asks for something this package does not have.
+    """
+    known = families()
+    if family not in known:
+        raise ModelError(f"family {family!r} is not known; {_nearest(family, known)}")
+    entry = known[family]
+    return entry.build(entry.from_upstream(config))
+
+
+def pick(family: str, config: Mapping[str, Any], names: Mapping[str, str], ignored: Iterable[str]) -> dict[str, Any]:
+    """Upstream's keywords under our names, for the families' ``from_upstream``.
+
+    Args:
+        family: for the message.
+        config: upstream's keywords.
+        names: upstream's keyword -> our option.
+        ignored: keywords that change nothing, or that the caller reads itself.
+
+    Raises:
+        ModelError: a keyword in neither.
+    """
+    unknown = sorted(set(config) - set(names) - set(ignored))
+    if unknown:
+        raise ModelError(f"{family}: upstream flags that are not supported: {', '.join(unknown)}")
+    return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.4)
+    return f"nearest: {', '.join(near)}" if near else f"known: {', '.join(sorted(words))}"
+
+
+def _load() -> None:
+    """Import the families, which register themselves; not at the top, because they import this module."""
+    for module in _MODULES:
+        importlib.import_module(f"edgemamba.train.models.{module}")
