@@ -102,8 +102,10 @@ class Manifest(_Strict):
     def _inside(cls, value: dict[str, str]) -> dict[str, str]:
         for name, digest in value.items():
             path = PurePosixPath(name)
-            if not name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+            if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
                 raise ValueError(f"the path {name!r} points outside the bundle's folder")
+            if not name.isprintable():
+                raise ValueError(f"{name!r} is not a file name")
             if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
                 raise ValueError(f"the SHA-256 of {name!r} is not 64 hexadecimal digits")
         if MODEL not in value:
@@ -149,12 +151,15 @@ class Bundle:
         if expected is None:
             raise BundleError(f"{self.path}: {MANIFEST} lists no file {name!r}")
         path = self.path / name
-        if not path.resolve().is_relative_to(self.path.resolve()):
-            raise BundleError(f"{self.path}: {name} is a link that points outside the bundle's folder")
-        if not path.is_file():
-            raise BundleError(f"{self.path}: {name} is listed in {MANIFEST} and missing")
-        if sha256(path) != expected:
-            raise BundleError(f"{self.path}: {name} was changed since the bundle was written (its SHA-256 differs)")
+        try:
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                raise BundleError(f"{self.path}: {name} is a link that points outside the bundle's folder")
+            if not path.is_file():
+                raise BundleError(f"{self.path}: {name} is listed in {MANIFEST} and missing")
+            if sha256(path) != expected:
+                raise BundleError(f"{self.path}: {name} was changed since the bundle was written (its SHA-256 differs)")
+        except (OSError, RuntimeError) as error:  # no permission, a name too long, links in a circle
+            raise BundleError(f"{self.path}: {name} cannot be read: {error}") from None
         return path
 
     def with_files(self, *names: str, **changes: Any) -> Bundle:
@@ -179,6 +184,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} is larger than {_MANIFEST_LIMIT} bytes: not a manifest")
     try:
         document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON: {error}") from None
     version = document.get("schema_version") if isinstance(document, dict) else None
@@ -191,7 +198,8 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "document"
-        raise BundleError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        message = " ".join(f"{where}: {first['msg'].removeprefix('Value error, ')}".split())
+        raise BundleError(f"{path}: {message}") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
