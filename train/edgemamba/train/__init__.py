@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgemamba.train.checkpoint import LoadReport, load_checkpoint
 from edgemamba.train.registry import create_model, list_models
 
-__all__ = ["create_model", "list_models"]
+__all__ = ["LoadReport", "create_model", "list_models", "load_checkpoint"]

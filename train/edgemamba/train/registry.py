@@ -64,7 +64,7 @@ class ModelEntry:
 
 
 # One module a family; each registers itself and its models when it is imported.
-_MODULES = ("vim",)
+_MODULES = ("vim", "medmamba")
 
 _FAMILIES: dict[str, Family] = {}
 _MODELS: dict[str, ModelEntry] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -63,3 +64,25 @@ class AxialRotation(nn.Module):
         even, odd = rest.unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
         return torch.cat([first, rest * self.freqs_cos + turned * self.freqs_sin], dim=1)
+
+
+def upstream_resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], extra: int) -> Tensor:
+    """A position embedding for another grid, as Vim's fine-tuning script (``main.py --finetune``) makes it.
+
+    The first ``extra`` rows are kept as the class tokens' and the others are taken for a square grid in row-major order,
+    resized bicubically. With a class token in the middle that is off by one: its row, M / 2, is resized as if it were a
+    patch's, and row 0, a patch's, is kept as if it were its. The official stride-8 models were trained from exactly this, so
+    it is repeated here; it is a start for training and nothing else. To run a model at another size without training, make
+    it with ``dynamic_img_size=True``, which moves the class token's row where it belongs.
+
+    Args:
+        pos_embed: (1, extra + s * s, C).
+        grid: rows and columns wanted.
+        extra: class tokens.
+
+    Returns:
+        (1, extra + rows * columns, C).
+    """
+    kept, patches = pos_embed[:, :extra], pos_embed[:, extra:]
+    side = math.isqrt(patches.shape[1])
+    return torch.cat([kept, resize_grid(patches, (side, side), grid)], dim=1)

@@ -1,0 +1,80 @@
+"""SS2D: the scan of a picture in several directions at once, as VMamba, MedMamba and EfficientVMamba have it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemamba.train.models.layers import at_least_float32, initial_a_log, initial_dt_bias, initial_dt_weight
+from edgemamba.train.selective_scan import selective_scan
+
+DIRECTIONS = 4
+
+
+class SS2D(nn.Module):
+    """Selective scan over a map in four directions (VMamba, arXiv:2401.10166, section 4), gated.
+
+    Upstream makes four sequences of the map, projects each and adds the four results up in the map's order. The projections
+    look at one position at a time, so all four are done here on the map itself, in one product; which direction reads which
+    position when is the business of ``order``.
+
+    Parameters (upstream's names; the leading axis of the stacked ones is the direction): ``in_proj.weight`` (2E, C),
+    ``conv2d`` (E, 1, 3, 3), ``x_proj_weight`` (4, R + 2N, E), ``dt_projs_weight`` (4, E, R), ``dt_projs_bias`` (4, E),
+    ``A_logs`` (4E, N), ``Ds`` (4E), ``out_norm`` (E), ``out_proj.weight`` (C, E).
+
+    Args:
+        dim: C, channels of the map.
+        d_state: N, states for each inner channel.
+        expand: E / C, inner width.
+        dropout: of the result.
+    """
+
+    def __init__(self, dim: int, d_state: int = 16, expand: float = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        inner = int(expand * dim)
+        self.d_inner, self.d_state = inner, d_state
+        self.dt_rank = rank = math.ceil(dim / 16)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        bound = inner**-0.5  # nn.Linear's
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * d_state, inner).uniform_(-bound, bound))
+        self.dt_projs_weight = nn.Parameter(initial_dt_weight(DIRECTIONS, inner, rank))
+        self.dt_projs_bias = nn.Parameter(initial_dt_bias(DIRECTIONS, inner))
+        self.A_logs = nn.Parameter(initial_a_log(DIRECTIONS * inner, states=d_state))
+        self.Ds = nn.Parameter(torch.ones(DIRECTIONS * inner))
+        self.out_norm = nn.LayerNorm(inner, eps=1e-5)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        """(B, H, W, C) and an order (4, S) of its positions -> (B, H, W, C)."""
+        batch, height, width, _ = x.shape
+        length = height * width
+        to_value, to_gate = self.in_proj.weight.split(self.d_inner)
+        gate = F.silu(F.linear(x, to_gate))
+        value = self.conv2d(F.linear(x, to_value).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        u = F.silu(value).reshape(batch, length, self.d_inner)
+        y = self._scan(u, order).reshape(batch, height, width, self.d_inner)
+        return self.dropout(self.out_proj(self.out_norm(y) * gate))
+
+    def _scan(self, u: Tensor, order: Tensor) -> Tensor:
+        """(B, L, E) -> the sum of the four directions' scans, (B, L, E)."""
+        batch, length, inner = u.shape
+        parts = (self.dt_rank, self.d_state, self.d_state)
+        # All directions' rows of one kind together, so that each part is what the scan reads: (B, L, 4, N).
+        to_parts = torch.cat([rows.flatten(0, 1) for rows in self.x_proj_weight.split(parts, dim=1)])
+        dt, B, C = F.linear(u, to_parts).split([DIRECTIONS * part for part in parts], dim=-1)
+        delta = F.linear(dt, torch.block_diag(*self.dt_projs_weight.unbind()))
+        return selective_scan(
+            u.view(batch, length, 1, inner),
+            delta.view(batch, length, DIRECTIONS, inner),
+            -torch.exp(at_least_float32(self.A_logs)).view(DIRECTIONS, inner, self.d_state),
+            B.reshape(batch, length, DIRECTIONS, self.d_state),
+            C.reshape(batch, length, DIRECTIONS, self.d_state),
+            at_least_float32(self.Ds).view(DIRECTIONS, inner),
+            at_least_float32(self.dt_projs_bias),
+            order,
+        )
