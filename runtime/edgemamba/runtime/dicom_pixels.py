@@ -74,9 +74,9 @@ class DicomImage:
         except SourceError as error:
             self.close()
             raise SourceError(f"{self.path}: {error}") from None
-        except Exception as error:
+        except Exception as error:  # any parser may stumble over damaged bytes
             self.close()
-            raise SourceError(f"{self.path}: damaged DICOM file ({_reason(error)})") from None
+            raise SourceError(f"{self.path}: {_damaged(error)}") from None
 
     # ------------------------------------------------------------------------------------------------------- what it is
 
@@ -160,9 +160,7 @@ class DicomImage:
         try:
             dataset: Dataset = pydicom.dcmread(self._file, stop_before_pixels=True, force=True)
         except Exception as error:
-            raise SourceError(
-                f"damaged DICOM file ({_reason(error)})" if prefixed else "this is not a DICOM file"
-            ) from None
+            raise SourceError(_damaged(error) if prefixed else "this is not a DICOM file") from None
         if not prefixed and not ("Rows" in dataset and "PhotometricInterpretation" in dataset):
             raise SourceError("this is not a DICOM file (no DICM prefix, and no data set with an image)")
         self._dataset = dataset
@@ -342,6 +340,11 @@ def _times(dataset: Dataset, frames: int) -> NDArray[Any]:
     if step <= 0 and rate > 0:
         step = 1 / rate
     return np.arange(frames) * step if frames > 1 and step > 0 and np.isfinite(step) else np.empty(0)
+
+
+def _damaged(error: Exception) -> str:
+    """For elements that cannot be parsed. The error's text is left out: it may quote a value that identifies a patient."""
+    return f"the DICOM file is damaged, its elements cannot be read ({type(error).__name__})"
 
 
 def _reason(error: Exception) -> str:

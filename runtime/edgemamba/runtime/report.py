@@ -8,7 +8,8 @@ from typing import Any
 from edgemamba.runtime.sources.base import Source
 from edgemamba.runtime.timing import LatencyHistogram
 
-#: In the order in which a frame passes them. ``source`` and ``sink`` run in threads of their own, beside the engine.
+#: In the order in which a frame passes them. All but the engine run in threads of their own beside it; of a live source,
+#: preprocessing runs before the engine in the same thread.
 STAGES = ("source", "preprocess", "engine", "sink")
 
 

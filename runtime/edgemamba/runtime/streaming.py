@@ -1,9 +1,9 @@
 """Frames in, results out: capture, inference and sinks run apart over bounded queues.
 
-    source --(capture thread)--> queue --(the caller's thread: preprocess, engine)--> queue --(sink thread)--> sinks
+    source --(capture thread)--> queue --(the caller's thread: engine)--> queue --(sink thread)--> sinks
 
-Files never lose a frame: the capture thread waits for room. A live source keeps its newest frames: when the queue is full the
-oldest is dropped, and counted. Results come in the order of the frames. A frame that cannot be processed is skipped, said and
+Files never lose a frame: the capture thread preprocesses each beside the engine, and waits for room. A live source keeps its
+newest frames: when the queue is full the oldest is dropped, and counted; only those that are taken are preprocessed. Results come in the order of the frames. A frame that cannot be processed is skipped, said and
 counted; an engine that fails ends the stream with its reason; whatever ends it, the sinks are finished with all results known
 by then.
 """
@@ -14,7 +14,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -51,7 +52,7 @@ def stream(
 
     Args:
         source: anything that :func:`~edgemamba.runtime.sources.open_source` takes, or an open source. Closed at the end.
-        engine: from :func:`edgemamba.runtime.load`; not closed.
+        engine: from :func:`edgemamba.runtime.load`; not closed. Its ``preprocess`` may run in another thread while it infers.
         batch: frames per inference. A file's last batch may be smaller; a live source gives whatever is waiting, up to
             this many, and is never waited for.
         top_k: how many classes a result names.
@@ -106,6 +107,15 @@ class Stream:
         self.close()
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A frame, the engine's input (1, H, W, C) for it, and the seconds that its preprocessing took."""
+
+    frame: Frame
+    pixels: NDArray[np.generic]
+    seconds: float
+
+
 class _Pipeline:
     """The three stages of one stream."""
 
@@ -116,7 +126,7 @@ class _Pipeline:
         self._engine = engine
         self._batch = batch
         self._top_k = top_k
-        self._capture = _Capture(source, self.report, _FRAMES_WAITING + batch, max_frames)
+        self._capture = _Capture(source, self._prepare, self.report, _FRAMES_WAITING + batch, max_frames)
         self._writer = _Writer(source, sinks, self.report)
 
     def results(self) -> Generator[Result | None, None, None]:
@@ -127,8 +137,8 @@ class _Pipeline:
             yield None
             self.report.start()
             self._capture.start()
-            while frames := self._capture.take(self._batch):
-                for result in self._infer(frames):
+            while prepared := self._capture.take(self._batch):
+                for result in self._infer(prepared):
                     self._writer.put(result)
                     self.report.frames += 1
                     yield result
@@ -146,29 +156,32 @@ class _Pipeline:
             if sink_failure is not None and failure is None:
                 raise sink_failure
 
-    def _infer(self, frames: list[Frame]) -> list[Result]:
-        """Preprocess and classify a batch; frames that fail are left out."""
+    def _prepare(self, frame: Frame) -> _Prepared | None:
+        """Preprocess a frame; None, said and counted, for one that is no picture."""
         start = time.perf_counter()
-        good: list[Frame] = []
-        pictures: list[NDArray[np.generic]] = []
-        for frame in frames:
-            try:
-                with self.report.stages["preprocess"].measure():
-                    pictures.append(self._engine.preprocess([frame.pixels]))
-                good.append(frame)
-            except ValueError as error:
-                self._skip(frame, str(error))
-        if not good:
-            return []
+        try:
+            pixels = self._engine.preprocess([frame.pixels])
+        except ValueError as error:
+            self._skip(frame, str(error))
+            return None
+        seconds = time.perf_counter() - start
+        self.report.stages["preprocess"].add(seconds)
+        return _Prepared(frame, pixels, seconds)
+
+    def _infer(self, prepared: list[_Prepared]) -> list[Result]:
+        """Classify a batch; frames without a finite output are left out."""
+        start = time.perf_counter()
+        pixels = [item.pixels for item in prepared]
+        good = [item.frame for item in prepared]
         try:
             with self.report.stages["engine"].measure():
-                outputs = self._engine.infer(np.concatenate(pictures) if len(pictures) > 1 else pictures[0])
+                outputs = self._engine.infer(np.concatenate(pixels) if len(pixels) > 1 else pixels[0])
         except EdgeMambaError:
             raise
         except Exception as error:
             raise EngineError(f"{self._engine.backend} failed at frame {good[0].index}: {error}") from error
         predictions = self._engine.predictions(outputs)
-        latency = time.perf_counter() - start
+        latency = time.perf_counter() - start + sum(item.seconds for item in prepared)
         results = []
         for row, frame in enumerate(good):
             if np.isfinite(predictions.logits[row]).all():
@@ -185,12 +198,20 @@ class _Pipeline:
 class _Capture:
     """Reads the source in a thread of its own, into a queue that waits (files) or drops its oldest (live sources)."""
 
-    def __init__(self, source: Source, report: StreamReport, room: int, max_frames: int | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        prepare: Callable[[Frame], _Prepared | None],
+        report: StreamReport,
+        room: int,
+        max_frames: int | None,
+    ) -> None:
         self._source = source
+        self._prepare = prepare
         self._report = report
         self._room = room
         self._max_frames = max_frames
-        self._frames: deque[Frame] = deque()
+        self._waiting: deque[_Prepared | Frame] = deque()
         self._changed = threading.Condition()
         self._ended = False
         self._stopping = False
@@ -201,26 +222,32 @@ class _Capture:
     def start(self) -> None:
         self._thread.start()
 
-    def take(self, most: int) -> list[Frame]:
+    def take(self, most: int) -> list[_Prepared]:
         """Up to ``most`` frames; of a file exactly so many until its end. Empty at the end.
 
         Raises:
             SourceError: the source failed; after all frames read before.
         """
         enough = 1 if self._source.live else most
-        with self._changed:
-            while len(self._frames) < enough and not self._ended:
-                self._changed.wait(0.1)  # with a time-out, so that Ctrl-C is heard on every platform
-            frames = [self._frames.popleft() for _ in range(min(most, len(self._frames)))]
-            self._changed.notify_all()
-        if not frames and self._error is not None:
+        taken: list[_Prepared] = []
+        while not taken:
+            with self._changed:
+                while len(self._waiting) < enough and not self._ended:
+                    self._changed.wait(0.1)  # with a time-out, so that Ctrl-C is heard on every platform
+                items = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+                self._changed.notify_all()
+            if not items:
+                break
+            prepared = (self._prepare(item) if isinstance(item, Frame) else item for item in items)
+            taken = [item for item in prepared if item is not None]
+        if not taken and self._error is not None:
             raise self._error
-        return frames
+        return taken
 
     def stop(self) -> None:
         with self._changed:
             self._stopping = True
-            self._frames.clear()
+            self._waiting.clear()
             self._changed.notify_all()
         if self._thread.ident is None:
             self._source.close()
@@ -239,7 +266,9 @@ class _Capture:
                         break
                     self._report.stages["source"].add(time.perf_counter() - start)
                     count += 1
-                    self._put(frame)
+                    item = frame if self._source.live else self._prepare(frame)
+                    if item is not None:
+                        self._put(item)
         except BaseException as error:
             self._error = error
         finally:
@@ -247,17 +276,17 @@ class _Capture:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _put(self, frame: Frame) -> None:
+    def _put(self, item: _Prepared | Frame) -> None:
         with self._changed:
             if self._source.live:
-                if len(self._frames) >= self._room:
-                    self._frames.popleft()
+                if len(self._waiting) >= self._room:
+                    self._waiting.popleft()
                     self._report.dropped += 1
             else:
-                while len(self._frames) >= self._room and not self._stopping:
+                while len(self._waiting) >= self._room and not self._stopping:
                     self._changed.wait()
             if not self._stopping:
-                self._frames.append(frame)
+                self._waiting.append(item)
                 self._changed.notify_all()
 
 

@@ -84,7 +84,11 @@ def run(
             interrupted = False
             try:
                 with results:
-                    _consume(results, opened, console, print_lines=not outs and not as_json)
+                    if outs or as_json:
+                        _consume(results, _least(opened.length, max_frames), console)
+                    else:
+                        for result in results:
+                            print(_line(result), flush=True)
             except KeyboardInterrupt:
                 interrupted = True
                 console.print("interrupted; what follows and what was written stand for the frames until then")
@@ -125,13 +129,13 @@ def _refuse_overwriting(sinks: Sequence[Sink], source: Source, bundle: Path) -> 
         seen.add(path)
 
 
-def _consume(results: Stream, source: Source, console: Console, *, print_lines: bool) -> None:
-    """Take all results, with a progress bar on a terminal, or a line a frame on stdout."""
-    if print_lines:
-        for result in results:
-            print(_line(result), flush=True)
-        return
-    total = source.length
+def _least(*numbers: int | None) -> int | None:
+    """The smallest of the numbers that are known."""
+    return min((number for number in numbers if number is not None), default=None)
+
+
+def _consume(results: Stream, total: int | None, console: Console) -> None:
+    """Take all results, with a progress bar where stderr is a terminal."""
     columns = (
         SpinnerColumn(),
         BarColumn(bar_width=24),
