@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgemamba.runtime.errors import DataError
+from edgemamba.runtime.sources.pictures import pictures_in
 from edgemamba.train.data.dataset import PART_OF, ImageDataset, Part, hold_out
 from edgemamba.train.data.pictures import FilePictures, Sample
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
 
 
 def open_folder(root: Path, *, val_fraction: float | None = None, seed: int = 0) -> ImageDataset:
     """Open ``root/train/<class>/*.png`` with ``root/val/...`` and optionally ``root/test/...``, or ``root/<class>/*.png``.
 
-    Classes are numbered in the order of their names. Pictures may lie deeper inside a class's folder. Hidden files and
-    files that are no pictures are passed over.
+    Classes are numbered in the order of their names. Pictures may lie deeper inside a class's folder; DICOM files
+    need no suffix. Hidden files and files that are no pictures are passed over.
 
     Raises:
         DataError: a class has no picture, a part has a class that the training part lacks, there is no validation part, or
@@ -57,16 +56,12 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _samples(folder: Path, class_names: tuple[str, ...]) -> list[Sample]:
-    """Every picture below ``folder``, class by class, in the order of the paths."""
+    """Every picture below ``folder``, class by class, in natural order."""
     samples = []
     for class_folder in _folders(folder):
         if class_folder.name not in class_names:
             raise DataError(f"{class_folder} is a class that the training part does not have")
-        paths = [
-            path
-            for path in sorted(class_folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
+        paths, _ = pictures_in(class_folder)
         if not paths:
             raise DataError(f"{class_folder} has no picture in it; remove the folder, or put pictures there")
         samples += [Sample(path, class_names.index(class_folder.name)) for path in paths]

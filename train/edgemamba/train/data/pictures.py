@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemamba.runtime import open_source
+from edgemamba.runtime.dicom_pixels import DicomImage
 from edgemamba.runtime.errors import DataError, SourceError
 from edgemamba.runtime.preprocessing import FULL_SCALE
+from edgemamba.runtime.sources.pictures import looks_like_dicom, read_image
 
 PixelType = Literal["uint8", "uint16", "float32"]
 
@@ -94,10 +94,14 @@ class FilePictures(PictureSet):
 
     def read(self, index: int) -> NDArray[np.generic]:
         sample = self.samples[index]
-        frame = next(islice(open_source(sample.path), sample.frame, None), None)
-        if frame is None:
-            raise SourceError(f"{sample.path} has no frame {sample.frame}")
-        return frame.pixels
+        if not looks_like_dicom(sample.path):
+            if sample.frame:
+                raise SourceError(f"{sample.path} is an image and has no frame {sample.frame}")
+            return read_image(sample.path)
+        with DicomImage(sample.path) as image:
+            if sample.frame >= len(image):
+                raise SourceError(f"{sample.path} has {len(image)} frames and no frame {sample.frame}")
+            return image.frame(sample.frame)
 
 
 def pixel_type(pictures: PictureSet) -> PixelType:

@@ -1,0 +1,154 @@
+"""Batches: which pictures, in which order, and what happens to those that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from edgemamba.runtime.errors import DataError, SourceError
+from edgemamba.train.data.pictures import PictureSet
+from edgemamba.train.data.transforms import Transform, seeded
+
+# A picture that cannot be read is stood in for by the next one that can; where this many in a row fail, it is not the
+# pictures that are at fault.
+_MAX_STAND_INS = 16
+
+
+class Batch(NamedTuple):
+    """float32 pictures (B, 3, H, W), int64 labels (B,), and the names of pictures that could not be read, with the reason."""
+
+    pixels: Tensor
+    labels: Tensor
+    unreadable: dict[str, str]
+
+
+class Item(NamedTuple):
+    """One picture of a batch; ``pixels`` is None for one that could not be read and has no stand-in."""
+
+    pixels: Tensor | None
+    label: int
+    unreadable: dict[str, str]
+
+
+class TrainingItems(Dataset[Item]):
+    """Augmented training pictures, asked for by (epoch, index).
+
+    An unreadable picture is replaced by the next readable one, so that batches keep their size (on all ranks alike).
+    """
+
+    def __init__(self, pictures: PictureSet, transform: Transform, seed: int) -> None:
+        self.pictures = pictures
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, index = key
+        unreadable = {}
+        for step in range(_MAX_STAND_INS):
+            position = (index + step) % len(self.pictures)
+            try:
+                pixels = self.pictures.read(position)
+            except SourceError as error:
+                unreadable[self.pictures.name(position)] = str(error)
+                continue
+            with seeded(self.seed, epoch, index):
+                return Item(self.transform(pixels), int(self.pictures.labels[position]), unreadable)
+        raise DataError(
+            f"{len(unreadable)} pictures in a row cannot be read; the last: {list(unreadable.values())[-1]}"
+        )
+
+
+class EvaluationItems(Dataset[Item]):
+    """Pictures as the device sees them, by index. An unreadable one is left out of its batch."""
+
+    def __init__(self, pictures: PictureSet, transform: Transform) -> None:
+        self.pictures = pictures
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Item:
+        label = int(self.pictures.labels[index])
+        try:
+            return Item(self.transform(self.pictures.read(index)), label, {})
+        except SourceError as error:
+            return Item(None, label, {self.pictures.name(index): str(error)})
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stack the pictures of a batch; those that could not be read are only named."""
+    read = [(item.pixels, item.label) for item in items if item.pixels is not None]
+    return Batch(
+        torch.stack([pixels for pixels, _ in read]) if read else torch.zeros(0, 3, 1, 1),
+        torch.tensor([label for _, label in read], dtype=torch.int64),
+        {name: reason for item in items for name, reason in item.unreadable.items()},
+    )
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """A seeded order of its own for every epoch, divided over the ranks; it can start in the middle.
+
+    Yields (epoch, index), because what is drawn for a picture depends on both. One rank in a world of one sees the
+    union of what several see, batch by batch.
+    """
+
+    def __init__(self, dataset: TrainingItems, *, world_size: int, rank: int, seed: int) -> None:
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # Not a generator: the epoch counts at the time of the call.
+        order, self.skip = list(super().__iter__())[self.skip :], 0
+        epoch = self.epoch
+        return iter([(epoch, index) for index in order])
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A training loader that knows how far into the epoch it is, so that a run goes on with the very next batch.
+
+    Lightning saves :meth:`state_dict` in checkpoints and hands it back before the first epoch of a resumed run.
+    """
+
+    def __init__(self, dataset: TrainingItems, sampler: EpochSampler, **options: Any) -> None:
+        # Typed as if a loader gave items; it gives what collate makes of them.
+        super().__init__(dataset, sampler=sampler, collate_fn=collate, **options)  # type: ignore[arg-type]
+        self._given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        skipped = self._skipped
+        batches = super().__iter__()
+        self._given = skipped
+
+        def count() -> Iterator[Batch]:
+            for batch in batches:
+                self._given += 1
+                yield batch
+
+        return count()
+
+    @property
+    def _order(self) -> EpochSampler:
+        assert isinstance(self.sampler, EpochSampler)
+        return self.sampler
+
+    @property
+    def _skipped(self) -> int:
+        return self._order.skip // int(self.batch_size or 1)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were given; an epoch that is over counts as the next one's beginning."""
+        if self._given >= len(self):
+            return {"epoch": self._order.epoch + 1, "batches": 0}
+        return {"epoch": self._order.epoch, "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._order.set_epoch(state["epoch"])
+        self._order.skip = state["batches"] * int(self.batch_size or 1)

@@ -1,0 +1,107 @@
+"""The data side of a training run: loaders for Lightning, and the count of pictures that cannot be read."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from edgemamba.runtime.errors import DataError
+from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.train.data.dataset import ImageDataset
+from edgemamba.train.data.loading import (
+    Batch,
+    EpochSampler,
+    EvaluationItems,
+    ResumableLoader,
+    TrainingItems,
+    collate,
+)
+from edgemamba.train.data.pictures import PictureSet
+from edgemamba.train.data.transforms import Augmentation, evaluation_transform, training_transform
+
+# More unreadable pictures than this share of a data set is no accident: the run stops.
+UNREADABLE_LIMIT = 0.01
+
+
+class PicturesModule(pl.LightningDataModule):
+    """Loaders over an :class:`ImageDataset`.
+
+    Args:
+        dataset: what to load.
+        preprocessing: the model's; sizes and normalisation of both transforms come from it.
+        augmentation: for training.
+        batch_size: of each rank.
+        workers: processes that decode, for each loader; 0 decodes in the training process.
+        seed: of the order and the augmentation.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.workers = workers
+        self.seed = seed
+        self.unreadable: dict[str, str] = {}
+        self._training_transform = training_transform(preprocessing, augmentation)
+        self._evaluation_transform = evaluation_transform(preprocessing)
+
+    def train_dataloader(self) -> ResumableLoader:
+        items = TrainingItems(self.dataset.train, self._training_transform, self.seed)
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sampler = EpochSampler(items, world_size=world_size, rank=rank, seed=self.seed)
+        return ResumableLoader(
+            items,
+            sampler,
+            batch_size=self.batch_size,
+            # Batch norms need more than one picture; but a set smaller than a batch must still give one.
+            drop_last=len(sampler) >= self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.evaluation_loader(self.dataset.val)
+
+    def evaluation_loader(self, pictures: PictureSet) -> DataLoader[Batch]:
+        """Batches of a part as the device sees it, in order."""
+        return DataLoader(
+            EvaluationItems(pictures, self._evaluation_transform),  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def note_unreadable(self, found: dict[str, str]) -> dict[str, str]:
+        """Count pictures that could not be read.
+
+        Returns:
+            Those not seen before, with the reason.
+
+        Raises:
+            DataError: they are more than 1 % of the data set by now.
+        """
+        new = {name: reason for name, reason in found.items() if name not in self.unreadable}
+        self.unreadable.update(new)
+        total = sum(len(part) for part in self.dataset.parts.values())
+        if new and len(self.unreadable) > UNREADABLE_LIMIT * total:
+            name, reason = next(iter(self.unreadable.items()))
+            reason = reason if name in reason else f"{name}: {reason}"
+            raise DataError(
+                f"{len(self.unreadable)} of {total} pictures cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
+                f"the first: {reason}"
+            )
+        return new

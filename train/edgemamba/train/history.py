@@ -1,0 +1,108 @@
+"""The history of a run: one row an epoch in ``metrics.csv``, and its curves in ``curves.png``."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from edgemamba.train.classifier import Classifier
+
+COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_auc", "seconds")
+Row = dict[str, float]
+
+
+class History(pl.Callback):
+    """Writes ``metrics.csv`` at the end of every epoch, and ``curves.png`` when training stops for any reason.
+
+    Lightning's ``CSVLogger`` deletes what was written before when a run is resumed, and puts training and validation on
+    rows of their own; this keeps the rows of the epochs before the resumed one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[Row] = []
+        self._start = 0.0
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / "curves.png"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+        if trainer.global_step and self.table.is_file():
+            self.rows = [row for row in read_history(self.table) if row["epoch"] < trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        train_loss = float(pl_module.train_loss.compute())  # on every rank, because it is summed over them
+        seen = trainer.callback_metrics
+        row: Row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train_loss": train_loss,
+            **{name: float(seen.get(name, math.nan)) for name in ("val_loss", "val_top1", "val_auc")},
+            "seconds": time.monotonic() - self._start,
+        }
+        # A run that was interrupted after its last batch repeats the epoch's end.
+        self.rows = [*(old for old in self.rows if old["epoch"] != row["epoch"]), row]
+        if trainer.is_global_zero:
+            write_history(self.table, self.rows)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.rows and trainer.is_global_zero:
+            plot_history(self.rows, self.picture)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    """Write the table so that a reader sees the old one or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({name: f"{row[name]:.8g}" for name in COLUMNS} for row in rows)
+    temporary.replace(path)
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of a ``metrics.csv``, as numbers."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+
+
+def plot_history(rows: list[Row], path: Path) -> None:
+    """Losses on the left, top-1 accuracy and macro AUC on the right, over epochs."""
+    # The object interface: pyplot would ask for a display and keep figures alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] + 1 for row in rows]
+    panels = (
+        (left, "cross entropy (nats)", {"training": "train_loss", "validation": "val_loss"}),
+        (right, "validation", {"top-1 accuracy": "val_top1", "macro AUC": "val_auc"}),
+    )
+    for axes, title, lines in panels:
+        for label, column in lines.items():
+            axes.plot(epochs, [row[column] for row in rows], marker=".", label=label)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    right.set_ylim(top=1.02)
+    FigureCanvasAgg(figure).print_png(path)

@@ -1,0 +1,86 @@
+"""What a classifier is judged by: loss, top-1 accuracy, macro AUC and the confusion matrix, over all ranks."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassConfusionMatrix
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores over ``count`` pictures.
+
+    Attributes:
+        loss: mean cross entropy, in nats, without label smoothing.
+        top1: share of pictures whose most probable class is right.
+        auc: mean over the classes of the area under the one-against-rest ROC curve. Classes of which there is no
+            picture (or nothing else) have none and are left out; NaN where that leaves nothing.
+        confusion: int64 (classes, classes); row is the truth, column the prediction.
+    """
+
+    loss: float
+    top1: float
+    auc: float
+    count: int
+    confusion: NDArray[np.int64]
+
+
+class ClassificationMetrics(nn.Module):
+    """Accumulates logits batch by batch; the states live on the module's device and are summed over ranks."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.auc = MulticlassAUROC(num_classes, average=None)
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add float32 logits (B, num_classes) and int64 labels (B,)."""
+        self.loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        for metric in (self.top1, self.auc, self.confusion):
+            metric.update(logits, labels)
+
+    def compute(self) -> Scores:
+        """Scores of everything since the last reset."""
+        confusion = self.confusion.compute()
+        support = confusion.sum(dim=1)
+        judged = (support > 0) & (support < support.sum())
+        with warnings.catch_warnings():
+            # Of classes without pictures, which are left out below.
+            warnings.simplefilter("ignore", UserWarning)
+            auc = self.auc.compute()[judged] if judged.any() else torch.tensor([float("nan")])
+        return Scores(
+            float(self.loss.compute()),
+            float(self.top1.compute()),
+            float(auc.mean()),
+            int(support.sum()),
+            confusion.cpu().numpy().astype(np.int64),
+        )
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for metric in (self.loss, self.top1, self.auc, self.confusion):
+            metric.reset()
+
+
+def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (E. B. Wilson, JASA 22:209, 1927); 95 % by default.
+
+    Raises:
+        ValueError: ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError("an interval needs at least one observation")
+    share = right / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -1,0 +1,47 @@
+"""Whether a run can go on from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgemamba.runtime.errors import CheckpointError, TrainingError
+from edgemamba.train.checkpoint import METADATA_KEY, read_file
+from edgemamba.train.settings import TrainingSettings
+
+#: Key of the run's settings in its checkpoints.
+SETTINGS_KEY = "edgemamba_settings"
+
+
+def find_checkpoint(resume: str, settings: TrainingSettings) -> Path:
+    """The checkpoint that ``--resume`` means: a path, or ``auto`` for the run's own ``last.ckpt``.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    path = settings.last if resume == "auto" else Path(resume)
+    if not path.is_file():
+        hint = "; the run was stopped before its first, or --out is another" if resume == "auto" else ""
+        raise TrainingError(f"there is no checkpoint {path} to resume from{hint}")
+    return path
+
+
+def check_resumable(path: Path, settings: TrainingSettings, class_names: Sequence[str]) -> None:
+    """Refuse to resume from a checkpoint of another run.
+
+    Raises:
+        CheckpointError: the file is damaged, holds pickled code, or was not written by ``edgemamba train``.
+        TrainingError: it was trained with other settings or on other classes, or its run is complete.
+    """
+    checkpoint = read_file(path)
+    if not {METADATA_KEY, SETTINGS_KEY, "loops", "optimizer_states"} <= set(checkpoint):
+        raise CheckpointError(
+            f"{path} was not written by `edgemamba train`; use it as a start with --checkpoint instead of --resume"
+        )
+    settings.check_same(checkpoint[SETTINGS_KEY])
+    if list(checkpoint[METADATA_KEY]["class_names"]) != list(class_names):
+        raise TrainingError(f"{path} was trained on other classes than those of {settings.data}")
+    # A checkpoint at an epoch's end is written just before Lightning counts the epoch; our loader counts its batches.
+    (loader,) = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    if loader["epoch"] >= settings.epochs:
+        raise TrainingError(f"the run of {path} is complete ({loader['epoch']} epochs); a larger --epochs goes on")

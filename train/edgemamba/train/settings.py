@@ -1,0 +1,138 @@
+"""The settings of a training run, and which of them must not change when it is resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgemamba.runtime.errors import TrainingError
+from edgemamba.train.data.transforms import Augmentation
+
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
+Monitor = Literal["top1", "auc", "loss"]
+
+
+class TrainingSettings(BaseModel):
+    """Everything a run depends on; written to ``config.json`` in its folder and into its checkpoints.
+
+    Attributes:
+        model: a registered name; ``config`` holds the fields of its configuration that differ from the registered ones.
+        data: path of the data set; ``val_fraction`` as in :func:`~edgemamba.train.data.open_dataset`.
+        out: folder of the run.
+        image_size: (height, width) in pixels; None for the model's own.
+        batch_size: of each device.
+        optimizer: a name of timm's ``create_optimizer_v2``; ``lr`` is the peak, for the batch as it is (no scaling).
+        scheduler: a name of timm's ``create_scheduler_v2``, stepped at every update; ``warmup_epochs`` of linear warm-up.
+        drop_path: stochastic depth of the model; None leaves the model's own.
+        mixup, cutmix: alphas of timm's ``Mixup``; 0 is off.
+        ema: keep an exponential moving average of the weights; it is what is validated, and what is exported.
+        monitor: what ``best.ckpt`` is best in.
+        limit_train_batches: stop each epoch after so many batches, for smoke tests.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    data: str
+    out: str
+    epochs: int = Field(default=100, ge=1)
+    config: dict[str, Any] = Field(default_factory=dict)
+    val_fraction: float | None = None
+    image_size: tuple[int, int] | None = None
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: str = "adamw"
+    lr: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    scheduler: str = "cosine"
+    warmup_epochs: float = Field(default=5, ge=0)
+    min_lr: float = Field(default=1e-5, ge=0)
+    clip_grad: float | None = Field(default=5.0, gt=0)
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    augmentation: Augmentation = Augmentation()
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    ema: bool = True
+    ema_decay: float = Field(default=0.9998, ge=0, lt=1)
+    monitor: Monitor = "top1"
+    precision: Precision = "32"
+    seed: int = Field(default=0, ge=0)
+    checkpoint: str | None = None
+    accelerator: str = "auto"
+    devices: str = "auto"
+    nodes: int = Field(default=1, ge=1)
+    workers: int = Field(default=2, ge=0)
+    limit_train_batches: int | None = Field(default=None, ge=1)
+
+    @classmethod
+    def parse(cls, **fields: Any) -> TrainingSettings:
+        """Build settings, with an error that names the field as the command line spells it.
+
+        Raises:
+            TrainingError: a value is out of range or of the wrong type.
+        """
+        try:
+            settings = cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = _OPTIONS.get(str(first["loc"][0]), str(first["loc"][0])).replace("_", "-")
+            raise TrainingError(f"--{option} is {first['input']!r}: {first['msg']}") from None
+        if (settings.mixup or settings.cutmix) and settings.batch_size % 2:
+            raise TrainingError(f"--batch-size is {settings.batch_size}: mixup and cutmix pair pictures, make it even")
+        return settings
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of ``last.ckpt`` and ``best.ckpt``."""
+        return self.folder / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a run is resumed from."""
+        return self.checkpoints / "last.ckpt"
+
+    def write(self) -> None:
+        """Write ``config.json``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n")
+
+    def check_same(self, saved: dict[str, Any]) -> None:
+        """Refuse to resume a run with settings that it was not started with.
+
+        Raises:
+            TrainingError: names the first setting that differs.
+        """
+        mine = self.model_dump(mode="json")
+        for name, value in mine.items():
+            if name not in _MAY_CHANGE and name in saved and saved[name] != value:
+                option = _OPTIONS.get(name, name).replace("_", "-")
+                raise TrainingError(
+                    f"the checkpoint was trained with --{option} {saved[name]} and this run asks for {value}; resume with the "
+                    f"same settings, or start a new run from its weights with --checkpoint"
+                )
+
+
+# How the command line calls fields whose names differ.
+_OPTIONS = {"optimizer": "opt", "scheduler": "sched", "config": "set"}
+# Where a run happens and how long it goes on; the trajectory does not depend on them (or, for epochs, by intention).
+_MAY_CHANGE = frozenset(
+    {
+        "data",
+        "out",
+        "epochs",
+        "checkpoint",
+        "accelerator",
+        "devices",
+        "nodes",
+        "workers",
+        "limit_train_batches",
+        "monitor",
+    }
+)
