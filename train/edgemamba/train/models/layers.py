@@ -50,6 +50,11 @@ class DropPath(nn.Module):
         return f"rate={self.rate:g}"
 
 
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Rates that grow linearly from 0 to ``rate`` over ``depth`` blocks."""
+    return [rate * i / (depth - 1) for i in range(depth)] if depth > 1 else [0.0] * depth
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` in float32 if it is narrower, else as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, pair
+from edgemamba.train.models.layers import DropPath, drop_path_rates, pair
 from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import scan_order
@@ -150,7 +150,7 @@ class MedMamba(Backbone):
 
         self.patch_embed = PatchEmbed(config)
         self.pos_drop = nn.Dropout(config.drop_rate)
-        rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths)).tolist())
+        rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
         self.layers = nn.ModuleList()
         for i, (dim, depth) in enumerate(zip(config.dims, config.depths, strict=True)):
             last = i == len(config.dims) - 1

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, RMSNorm, at_least_float32, pair
+from edgemamba.train.models.layers import DropPath, RMSNorm, at_least_float32, drop_path_rates, pair
 from edgemamba.train.models.position import AxialRotation, insert_rows, resize_grid, split_rows
 from edgemamba.train.models.vim_mixer import BidirectionalMixer
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
@@ -154,7 +154,7 @@ class Vim(Backbone):
         self.pos_drop = nn.Dropout(config.drop_rate)
 
         # The rate grows linearly over the mixers; a block drops the branch that it adds, which is the mixer's before it.
-        rates = [0.0, *torch.linspace(0, config.drop_path_rate, config.depth).tolist()]
+        rates = [0.0, *drop_path_rates(config.drop_path_rate, config.depth)]
         self.layers = nn.ModuleList(VimBlock(config, rate) for rate in rates[: config.depth])
         self.drop_path = DropPath(config.drop_path_rate)
         self.norm_f = make_norm(config)

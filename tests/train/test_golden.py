@@ -1,0 +1,170 @@
+"""Models against the official code: every case of a folder of golden vectors, and every official variant's keys.
+
+The folder is ``tests/golden`` or that of ``pytest --golden``. A case is ``<family>/<case>.json`` beside a ``.safetensors`` of the
+same name; the sidecar holds upstream's configuration and the tolerances. Nothing here knows a case by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from conftest import golden_folder
+from edgemamba.train.models.medmamba import MedMamba
+from edgemamba.train.models.position import upstream_resize_pos_embed
+from edgemamba.train.models.ss2d import SS2D
+from edgemamba.train.models.vim import Vim
+from edgemamba.train.registry import (
+    ModelEntry,
+    create_model,
+    families,
+    list_models,
+    model_entry,
+    model_from_upstream_config,
+)
+from edgemamba.train.scan_orders import scan_order
+
+NOT_FAMILIES = ("keys", "ops")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    folder = golden_folder(metafunc.config)
+    if "case" in metafunc.fixturenames:
+        cases = [path for path in sorted(folder.glob("*/*.safetensors")) if path.parent.name not in NOT_FAMILIES]
+        metafunc.parametrize("case", cases, ids=[f"{path.parent.name}/{path.stem}" for path in cases])
+    if "keys" in metafunc.fixturenames:
+        files = sorted((folder / "keys").glob("*.json"))
+        metafunc.parametrize("keys", files, ids=[path.stem for path in files])
+    if "ss2d" in metafunc.fixturenames:
+        files = sorted((folder / "ops").glob("op_medmamba_ss2d_*.safetensors"))
+        metafunc.parametrize("ss2d", files, ids=[path.stem for path in files])
+
+
+def read_case(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Sidecar, tensors, and the state among them."""
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    tensors = load_file(path)
+    state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
+    return sidecar, tensors, state
+
+
+def build(family: str, sidecar: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
+    if family not in families():
+        pytest.skip(f"family {family} is not registered")
+    model = model_from_upstream_config(family, sidecar["config"]).eval()
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def vim_features(model: Vim, features: dict[str, Tensor]) -> None:
+    def block(i: int) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+            features[f"block{i}_hidden"], features[f"block{i}_residual"] = output
+
+        return keep
+
+    model.layers[0].register_forward_pre_hook(lambda m, inputs: features.update(tokens_in=inputs[0]))
+    for i, layer in enumerate(model.layers):
+        layer.register_forward_hook(block(i))
+    model.head.register_forward_pre_hook(lambda m, inputs: features.update(pooled=inputs[0]))
+
+
+def medmamba_features(model: MedMamba, features: dict[str, Tensor]) -> None:
+    def keep(name: str, view: Callable[[Tensor], Tensor] = nchw) -> Callable[..., None]:
+        return lambda module, inputs, output: features.update({name: view(output)})
+
+    model.patch_embed.register_forward_hook(keep("patch_embed"))
+    for i, stage in enumerate(model.layers, start=1):
+        stage.blocks[-1].register_forward_hook(keep(f"stage{i}"))
+        if not isinstance(stage.downsample, nn.Identity):
+            stage.downsample.register_forward_hook(keep(f"down{i}"))
+        for j, block in enumerate(stage.blocks):
+            block.self_attention.register_forward_hook(keep(f"stage{i}_block{j}_ss2d"))
+            block.conv33conv33conv11.register_forward_hook(keep(f"stage{i}_block{j}_conv", lambda output: output))
+    model.head.register_forward_pre_hook(lambda m, inputs: features.update(pre_logits=inputs[0]))
+
+
+CAPTURE: dict[str, Callable[[Any, dict[str, Tensor]], None]] = {"vim": vim_features, "medmamba": medmamba_features}
+
+
+def test_float64_equals_upstream(case: Path) -> None:
+    sidecar, tensors, state = read_case(case)
+    model = build(case.parent.name, sidecar, state).double()
+    with torch.inference_mode():
+        logits = model(tensors["input"].double())
+    torch.testing.assert_close(logits, tensors["logits_fp64"], rtol=0, atol=sidecar["suggested_atol_fp64"])
+
+
+def test_float32_equals_upstream_with_features(case: Path) -> None:
+    sidecar, tensors, state = read_case(case)
+    family = case.parent.name
+    model = build(family, sidecar, state)
+    tolerance = sidecar.get("suggested_atol", sidecar.get("suggested_atol_fp32"))
+    features: dict[str, Tensor] = {}
+    CAPTURE[family](model, features)
+    with torch.inference_mode():
+        logits = model(tensors["input"])
+    torch.testing.assert_close(logits, tensors["logits"], rtol=0, atol=tolerance)
+    for key, expected in tensors.items():
+        if key.startswith("feature/"):
+            name = key.removeprefix("feature/")
+            assert name in features, f"{name} is not captured for {family}"
+            scale = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(
+                features[name], expected, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_fine_tuning_resizes_positions_as_upstream(case: Path) -> None:
+    sidecar, tensors, state = read_case(case)
+    if "pos_embed_src" not in tensors:
+        pytest.skip("holds no resized position embedding")
+    model = build(case.parent.name, sidecar, state)
+    source, expected = tensors["pos_embed_src"], tensors["pos_embed_resized"]
+    extra = expected.shape[1] - model.config.grid[0] * model.config.grid[1]
+    resized = upstream_resize_pos_embed(source, model.config.grid, extra)
+    torch.testing.assert_close(resized, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ss2d_equals_upstream(ss2d: Path) -> None:
+    sidecar, tensors, state = read_case(ss2d)
+    config = sidecar["config"]
+    module = SS2D(config["d_model"], config["d_state"], config["expand"]).eval()
+    module.load_state_dict(state, strict=True)
+    order = scan_order("cross", (sidecar["H"], sidecar["W"]))
+    with torch.inference_mode():
+        single = module(tensors["input"], order)
+        double = module.double()(tensors["input"].double(), order)
+    torch.testing.assert_close(double, tensors["output_fp64"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(single, tensors["output"], rtol=0, atol=max(1e-5, 10 * sidecar["max_abs_fp32_vs_fp64"]))
+
+
+def entry_of(variant: str) -> ModelEntry | None:
+    """The registered model that a variant's name is an alias of."""
+    return next((model_entry(name) for name in list_models() if variant in model_entry(name).aliases), None)
+
+
+def test_keys_and_shapes_equal_upstream(keys: Path) -> None:
+    expected = json.loads(keys.read_text())
+    entry = entry_of(expected.get("variant", ""))
+    if entry is None:
+        pytest.skip(f"{keys.stem} is not registered")
+    with torch.device("meta"):
+        model = create_model(entry.name)
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == {key: value["shape"] for key, value in expected["state_dict"].items()}
+    parameters = dict(model.named_parameters())
+    kinds = {key: value["kind"] for key, value in expected["state_dict"].items() if "kind" in value}
+    assert all((key in parameters) == (kind == "parameter") for key, kind in kinds.items())
+    assert sum(p.numel() for p in parameters.values()) == expected["total_params"] == entry.params
