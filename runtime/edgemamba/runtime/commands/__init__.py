@@ -1,1 +1,1 @@
-"""The verbs of the command line that a device has, one module each; mounted by :mod:`edgemamba.runtime.cli`."""
+"""One module for each verb of the command line that the runtime brings."""
