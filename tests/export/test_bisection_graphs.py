@@ -109,7 +109,7 @@ def test_equal_graphs_have_no_divergence() -> None:
 def test_rounding_that_grows_with_depth_is_told_from_a_fault() -> None:
     """Every layer a little off: the error passes the bound somewhere, without a jump."""
     weights = [w * np.float32(1 + 2e-6) for w in WEIGHTS]
-    found = locate(network(), fetch(network(weights)), fetch(network()), against="twin", bound=4e-6)
+    found = locate(network(), fetch(network(weights)), fetch(network()), against="twin", bound=4e-6, rounding=5e-7)
     assert found is not None
     assert not found.sharp
     assert "gradually" in found.describe()

@@ -33,8 +33,8 @@ _FLOATS = frozenset(
 )
 # A fault makes the error jump: this much over everything before it (healthy layers let it grow by less).
 _JUMP = 8.0
-# A jump counts if it reaches this share of the largest error, and is above this share of the bound, where rounding is.
-_SHARE, _ROUNDING = 1 / 30, 1 / 10
+# A jump counts if it reaches this share of the largest error: what a fault does where it is made may grow later.
+_SHARE = 1 / 30
 # Tensors fetched in one run: about one block of any backbone, and a bound on memory (the search uses a single frame).
 _PER_RUN = 64
 
@@ -133,6 +133,7 @@ def locate(
     *,
     against: str,
     bound: float,
+    rounding: float = 0.0,
     comparable: Iterable[str] | None = None,
 ) -> Divergence | None:
     """Find the first diverging tensor.
@@ -143,6 +144,7 @@ def locate(
         reference: the same for what is believed.
         against: the reference's name, for the report.
         bound: error (see :class:`TrailPoint`) from which a tensor counts as diverging.
+        rounding: error that healthy tensors have, from the precision alone.
         comparable: names of the tensors that both sides have; all of them by default.
 
     Returns:
@@ -153,7 +155,7 @@ def locate(
     passes = [item for item in everything if item.everything_passes]
     module_of = _module_of(model)
     trail = _errors(passes, candidate, reference, module_of)
-    first_bad = _first(trail, bound)
+    first_bad = _first(trail, bound, rounding)
     # The bracket: after the last good tensor that everything passes through, up to the first bad one.
     index = {item.name: position for position, item in enumerate(everything)}
     start = index[passes[first_bad - 1].name] + 1 if first_bad else 0
@@ -163,7 +165,7 @@ def locate(
     bracket = everything[start:stop]
     details = _errors(bracket, candidate, reference, module_of)
     before = max((point.error or 0.0 for point in trail[:first_bad]), default=0.0)
-    position = _first(details, bound, before)
+    position = _first(details, bound, max(before, rounding))
     if position == len(details):
         if first_bad == len(passes):
             return None
@@ -184,7 +186,7 @@ def locate(
         module=module_of.get(item.name) or item.node.name.rpartition("/")[0],
         error=point.error,
         error_before=before_it,
-        sharp=point.error is None or point.error >= _JUMP * before_it,
+        sharp=point.error is None or point.error >= _JUMP * max(before_it, rounding),
         against=against,
         trail=tuple(trail),
         details=tuple(details),
@@ -200,23 +202,22 @@ def _module_of(model: onnx.ModelProto) -> dict[str, str]:
     return modules
 
 
-def _first(trail: Sequence[TrailPoint], bound: float, before: float = 0.0) -> int:
+def _first(trail: Sequence[TrailPoint], bound: float, before: float) -> int:
     """Index of the first tensor that diverges; ``len(trail)`` where none does.
 
-    That is the first that is not finite, or whose error jumps. A fault can be small where it is made and grow later, so a jump
-    counts from a share of the largest error on, above the level of rounding. Without a jump it is the first tensor past
-    the bound, or, below that, the first that reaches half of the largest error.
+    That is the first that is not finite, or whose error jumps over those before it and ``before``. Without a jump it is the
+    first tensor past the bound, or, where none is, the first that reaches half of the largest error.
     """
-    largest_of_all = max((point.error for point in trail if point.error is not None), default=0.0)
-    significant = max(min(bound, largest_of_all * _SHARE), bound * _ROUNDING)
+    errors = [np.inf if point.error is None else point.error for point in trail]
+    significant = min(bound, max(errors, default=0.0) * _SHARE)
     largest = before
-    for index, point in enumerate(trail):
-        if point.error is None or (point.error >= significant and point.error >= _JUMP * largest):
+    for index, error in enumerate(errors):
+        if error == np.inf or (error >= significant and error >= _JUMP * largest and error > 0):
             return index
-        largest = max(largest, point.error)
-    reached = min(bound, largest_of_all / 2)
-    past = (index for index, point in enumerate(trail) if point.error is not None and point.error >= reached > 0)
-    return next(past, len(trail))
+        largest = max(largest, error)
+    reached = min(bound, max(errors, default=0.0) / 2)
+    past = (index for index, error in enumerate(errors) if error >= reached > 0)
+    return next(past, len(errors))
 
 
 def _errors(

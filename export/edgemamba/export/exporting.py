@@ -136,9 +136,9 @@ def to_onnx(
     simplify(model)
     layers.complete_scopes(model.graph)
     passes.TopologicalSortPass()(model)
-    layers.name_nodes(model.graph)
     if options.precision == "fp16":
         to_float16(model)
+    layers.name_nodes(model.graph)
     outputs = layers.module_outputs(model.graph)
     layers.strip_metadata(model)
     layers.strip_prefix(model.graph)
@@ -168,7 +168,7 @@ def _trace(deployed: DeployedModel, options: ExportOptions, preprocessing: Prepr
     example = torch.zeros(batch, *options.image_size, 3, dtype=TORCH_DTYPES[preprocessing.dtype])
     dynamic: dict[int, Any] = {_AXES[axis]: axis for axis in options.dynamic}
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir", "torch.export"):
+        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir", "torch"):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 deployed,
@@ -197,7 +197,7 @@ def _trace(deployed: DeployedModel, options: ExportOptions, preprocessing: Prepr
 
 
 class _quiet:  # noqa: N801 - used as a statement
-    """Silence loggers that report the exporter's internal retries as warnings."""
+    """Silence loggers that report the exporter's internal retries; what matters is raised."""
 
     def __init__(self, *names: str) -> None:
         self.loggers = [logging.getLogger(name) for name in names]
@@ -205,7 +205,7 @@ class _quiet:  # noqa: N801 - used as a statement
     def __enter__(self) -> None:
         self.levels = [logger.level for logger in self.loggers]
         for logger in self.loggers:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
 
     def __exit__(self, *exception: object) -> None:
         for logger, level in zip(self.loggers, self.levels, strict=True):

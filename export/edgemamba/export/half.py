@@ -68,7 +68,7 @@ class _Converter:
             attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
             for attribute in node.attributes.values()
         ):
-            raise ExportError(f"precision fp16: the graph has control flow ({node.op_type} in {node.name})")
+            raise ExportError(f"precision fp16: the graph has control flow ({node.op_type})")
         wide = self._stays_float32(node)
         if node.op_type in ("Cast", "CastLike"):
             return
@@ -101,7 +101,7 @@ class _Converter:
             if value.is_initializer():
                 self.casts[key] = self._converted_weight(value)
             else:
-                cast = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{consumer.name}/cast_{value.name}")
+                cast = ir.node("Cast", [value], {"to": int(dtype)})
                 cast.outputs[0].name = f"{value.name}_{'fp16' if dtype == F16 else 'fp32'}"
                 cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
                 cast.metadata_props.update(consumer.metadata_props)
@@ -128,7 +128,8 @@ class _Converter:
         assert producer is not None
         name = output.name
         output.name = f"{name}_fp16"
-        cast = ir.node("Cast", [output], {"to": int(F32)}, name=f"model/cast_{name}")
+        cast = ir.node("Cast", [output], {"to": int(F32)})
+        cast.metadata_props.update(producer.metadata_props)
         cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, F32, output.shape
         self.graph.append(cast)
         return cast.outputs[0]

@@ -48,7 +48,9 @@ def architecture(bundle: Bundle) -> nn.Module:
 
     card = bundle.manifest.model
     # JSON has no tuples; and the head may have been replaced since the configuration was written.
-    config = {key: tuple(value) if isinstance(value, list) else value for key, value in card.config.items()}
+    config: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in card.config.items()
+    }
     config["num_classes"] = bundle.manifest.outputs[0].shape[1]
     return create_model(card.name, **config)
 

@@ -44,6 +44,8 @@ _LATENCY_RUNS = 20
 _LATENCY_SECONDS = 2.0
 # A tensor inside the graph counts as diverging from this share of the outputs' relative tolerance on.
 _INNER_SHARE = 0.1
+# Error of healthy tensors: about one rounding of the largest value, of float16, and a few of float32.
+_ROUNDING = {"fp32": 5e-7, "fp16": 5e-4}
 
 Runner = Callable[[NDArray[np.generic]], dict[str, NDArray[np.generic]]]
 
@@ -254,7 +256,8 @@ def _bisect(
         size = _single(bundle)
         frames = data.frames[worst // size * size : worst // size * size + size]
         try:
-            divergence = _locate(graph, result.backend, good, model, frames, tolerance)
+            bounds = _INNER_SHARE * tolerance.rtol, _ROUNDING[bundle.manifest.precision]
+            divergence = _locate(graph, result.backend, good, model, frames, bounds)
         except EdgeMambaError as error:
             finished.append(result.model_copy(update={"error": f"the search for the diverging layer failed: {error}"}))
         else:
@@ -268,9 +271,10 @@ def _locate(
     good: str | None,
     model: DeployedModel,
     frames: NDArray[np.generic],
-    tolerance: Tolerance,
+    bounds: tuple[float, float],
 ) -> Divergence | None:
-    bound = _INNER_SHARE * tolerance.rtol
+    """Search one backend; ``bounds`` are ``bound`` and ``rounding`` of :func:`locate`."""
+    bound, rounding = bounds
 
     def candidate(names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         return run_probed(graph, backend, names, frames)
@@ -280,11 +284,11 @@ def _locate(
         def believed(names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
             return run_probed(graph, good, names, frames)
 
-        return locate(graph, candidate, believed, against=good, bound=bound)
+        return locate(graph, candidate, believed, against=good, bound=bound, rounding=rounding)
     recorded = reference.tape(model, frames)
     probes = probes_for_modules(graph, recorded)
     from_tape: Fetch = lambda names: {name: recorded[probes[name]] for name in names}  # noqa: E731
-    return locate(graph, candidate, from_tape, against="pytorch", bound=bound, comparable=probes)
+    return locate(graph, candidate, from_tape, against="pytorch", bound=bound, rounding=rounding, comparable=probes)
 
 
 def _write(bundle: Bundle, report: ParityReport, data: Samples) -> None:

@@ -70,7 +70,10 @@ class BundleWriter:
                 files.append(WEIGHTS)
             digests = {name: sha256(folder / name) for name in files}
             write_manifest(folder, Manifest.model_validate({**manifest.model_dump(), "files": digests}))
-            folder.chmod(0o777 & ~_umask())
+            mask = _umask()
+            folder.chmod(0o777 & ~mask)
+            for file in folder.iterdir():  # safetensors writes for the owner alone
+                file.chmod(0o666 & ~mask)
             self._move_into_place(folder)
         except BaseException:  # an interrupt too must leave nothing behind
             shutil.rmtree(folder, ignore_errors=True)
