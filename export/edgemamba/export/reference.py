@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgemamba.export.deployment import DeployedModel, deploy
 from edgemamba.runtime.bundle import WEIGHTS, Bundle
 from edgemamba.runtime.errors import BundleError, CheckpointError
+from edgemamba.train import create_model
 
 #: Tape entries of the operator itself are called ``scan:0``, ``scan:1``, ... in the order of execution.
 SCAN_PREFIX = "scan:"
@@ -27,8 +29,6 @@ def reference_model(bundle: Bundle) -> DeployedModel:
         BundleError: the bundle carries no weights.
         CheckpointError: the weights do not fit the manifest's model.
     """
-    from safetensors.torch import load_file
-
     if WEIGHTS not in bundle.manifest.files:
         raise BundleError(
             f"{bundle.path} has no {WEIGHTS} (exported with --no-weights): name the checkpoint with --checkpoint"
@@ -44,8 +44,6 @@ def reference_model(bundle: Bundle) -> DeployedModel:
 
 def architecture(bundle: Bundle) -> nn.Module:
     """The manifest's model, with fresh weights."""
-    from edgemamba.train import create_model
-
     card = bundle.manifest.model
     # JSON has no tuples; and the head may have been replaced since the configuration was written.
     config: dict[str, Any] = {

@@ -34,7 +34,8 @@ from edgemamba.export.report import write_html
 from edgemamba.runtime import __version__
 from edgemamba.runtime.bundle import MODEL, WEIGHTS, Bundle, ParitySummary, sha256, timestamp
 from edgemamba.runtime.engines import available, load
-from edgemamba.runtime.errors import EdgeMambaError, EngineError, ExportError
+from edgemamba.runtime.errors import CheckpointError, EdgeMambaError, EngineError, ExportError
+from edgemamba.train import load_checkpoint
 
 #: Pictures made where none are given, and frames taken from a source where no number is.
 SYNTHETIC_SAMPLES = 18
@@ -156,10 +157,12 @@ def _backends(names: Sequence[str] | None) -> list[str]:
 def _reference(bundle: Bundle, checkpoint: str | Path | None) -> DeployedModel:
     if checkpoint is None:
         return reference.reference_model(bundle)
-    from edgemamba.train import load_checkpoint
-
     model = reference.architecture(bundle)
-    load_checkpoint(model, Path(checkpoint))
+    report = load_checkpoint(model, Path(checkpoint))
+    if report.adapted:
+        raise CheckpointError(
+            f"{checkpoint} is not what {bundle.path} was made from: {', '.join(report.adapted)} differ"
+        )
     return deploy(model, bundle.manifest.preprocessing)
 
 

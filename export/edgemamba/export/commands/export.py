@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import onnx
+import torch
 import typer
 from rich.console import Console
 from torch import nn
@@ -18,7 +19,8 @@ from edgemamba.export.writing import weights_digest
 from edgemamba.runtime.bundle import MODEL, Bundle, SourceCard, sha256
 from edgemamba.runtime.errors import CheckpointError, ExportError
 from edgemamba.runtime.operator import OP_TYPE
-from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.train import create_model, load_checkpoint
+from edgemamba.train.checkpoint import METADATA_KEY, find_weights, read_file, read_training_checkpoint
 
 RANDOM_SEED = 0
 
@@ -87,44 +89,40 @@ def _model(
     size: tuple[int, int] | None,
 ) -> tuple[nn.Module, tuple[str, ...], SourceCard]:
     """The model with its weights, its class names where known, and where the weights came from."""
-    from edgemamba.train import create_model, load_checkpoint
-
     if num_classes is not None:
         settings["num_classes"] = num_classes
     # Position embeddings have the size of the input, so models are built for it.
-    sized = {} if size is None else {"img_size": size}
+    options = {**({} if size is None else {"img_size": size}), **settings}
     if random_weights:
         if checkpoint is not None or name is None:
             raise ExportError("--random-weights goes with --model NAME and without a checkpoint")
-        import torch
-
         torch.manual_seed(RANDOM_SEED)
-        backbone = create_model(name, **{**sized, **settings})
+        backbone = create_model(name, **options)
         card = SourceCard(file=f"random weights (seed {RANDOM_SEED})", sha256=weights_digest(backbone))
         return backbone, (), card
     if checkpoint is None:
         raise ExportError("name a checkpoint, or --random-weights with --model NAME")
-    if not checkpoint.is_file():
-        raise CheckpointError(f"{checkpoint} is not a file")
+    content = read_file(checkpoint)
     source = SourceCard(file=checkpoint.name, sha256=sha256(checkpoint))
-    if name is not None:
-        backbone = create_model(name, **{**sized, **settings})
-        load_checkpoint(backbone, checkpoint)
-        return backbone, (), source
-    if settings:
-        raise ExportError(
-            f"{', '.join(settings)}: a training checkpoint states its configuration itself; drop the option or add --model"
-        )
-    return _trained(checkpoint, source)
-
-
-def _trained(checkpoint: Path, source: SourceCard) -> tuple[nn.Module, tuple[str, ...], SourceCard]:
-    from edgemamba.train.checkpoint import read_training_checkpoint
-
-    backbone, names, preprocessing = read_training_checkpoint(checkpoint)
-    if isinstance(preprocessing, Preprocessing):
-        backbone.preprocessing = preprocessing  # type: ignore[assignment]
-    return backbone, tuple(names), source
+    if METADATA_KEY in content:
+        trained, names, _ = read_training_checkpoint(checkpoint)
+        if name not in (None, trained.model_name):
+            raise CheckpointError(f"{checkpoint} is of {trained.model_name}, not {name}")
+        if settings:
+            raise ExportError(f"{checkpoint} states its own configuration; leave out {', '.join(settings)}")
+        return trained, tuple(names), source
+    if name is None:
+        raise CheckpointError(f"{checkpoint} does not say which model it is of: add --model (names: edgemamba models)")
+    head = find_weights(content, checkpoint)[0].get("head.weight")
+    if head is not None and head.dim() == 2:
+        options.setdefault("num_classes", int(head.shape[0]))
+    official = create_model(name, **options)
+    report = load_checkpoint(official, checkpoint)
+    # A resized position embedding or a fresh classifier is a start for fine-tuning, not a model to put on a device.
+    if report.adapted:
+        key, how = next(iter(report.adapted.items()))
+        raise CheckpointError(f"{checkpoint} does not fit {name} as configured: {key}: {how}")
+    return official, (), source
 
 
 def _image_size(text: str | None) -> tuple[int, int] | None:
