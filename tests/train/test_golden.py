@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import golden_folder
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from conftest import golden_folder
 from edgemamba.train.models.medmamba import MedMamba
 from edgemamba.train.models.position import upstream_resize_pos_embed
 from edgemamba.train.models.ss2d import SS2D

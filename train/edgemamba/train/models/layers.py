@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-from edgemamba.runtime.errors import ModelError
 
 # Step sizes that a Mamba layer starts with: log-uniform in this range, at least DT_FLOOR (arXiv:2312.00752, section 3.6).
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -75,11 +72,3 @@ def initial_dt_weight(*shape: int) -> Tensor:
     """(..., D, R) weights of the step size's projection, uniform within R^-0.5."""
     bound = shape[-1] ** -0.5
     return torch.empty(*shape).uniform_(-bound, bound)
-
-
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """One number for both, or (height, width)."""
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ModelError(f"{value!r} is not a size: give one positive number, or (height, width)")
-    return sides[0], sides[1]

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, drop_path_rates, pair
+from edgemamba.train.models.layers import DropPath, drop_path_rates
+from edgemamba.train.models.options import check_options, pair
 from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import scan_order
@@ -46,6 +47,7 @@ class MedMambaConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", pair(self.img_size))
+        check_options(self)
         object.__setattr__(self, "dims", tuple(self.dims))
         object.__setattr__(self, "depths", tuple(self.depths))
         if len(self.dims) != len(self.depths) or not self.dims:
@@ -102,7 +104,12 @@ class PatchMerging(nn.Module):
         """(B, H, W, C) -> (B, H // 2, W // 2, 2C); an odd last row or column is left out."""
         batch, height, width, dim = x.shape
         rows, columns = height // 2, width // 2
-        x = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, dim)
+        if not isinstance(height, int) or not isinstance(width, int) or height % 2 or width % 2:
+            # Not slices: a trace with symbolic sizes would ask of a slice whether it lies densely in memory, and the answer
+            # for its example (an even size, say) would become a condition on every other.
+            x = x.index_select(1, torch.arange(2 * rows, device=x.device))
+            x = x.index_select(2, torch.arange(2 * columns, device=x.device))
+        x = x.reshape(batch, rows, 2, columns, 2, dim)
         # Of the four neighbours, those of the left column come first, from top to bottom.
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * dim)))
 
@@ -247,7 +254,7 @@ def _register(name: str, alias: str, dim: int, depths: tuple[int, ...], params: 
             preprocessing=_preprocessing((224, 224)),
             params=params,
             aliases=(f"medmamba_{alias}",),
-            source="YubiaoYue/MedMamba README: accuracies by data set, none on ImageNet-1k",
+            source="YubiaoYue/MedMamba README, by data set",
         )
     )
 

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, RMSNorm, at_least_float32, drop_path_rates, pair
+from edgemamba.train.models.layers import DropPath, RMSNorm, at_least_float32, drop_path_rates
+from edgemamba.train.models.options import check_options, pair
 from edgemamba.train.models.position import AxialRotation, insert_rows, resize_grid, split_rows
 from edgemamba.train.models.vim_mixer import BidirectionalMixer
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
@@ -67,6 +68,7 @@ class VimConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", pair(self.img_size))
+        check_options(self)
         if min(self.img_size) < self.patch_size:
             raise ModelError(f"img_size {self.img_size} is smaller than a patch of {self.patch_size} pixels")
         if self.rope and (self.cls_token == "double" or self.dynamic_img_size or self.grid[0] != self.grid[1]):
@@ -325,7 +327,7 @@ register_family(
     )
 )
 
-_README = "hustvl/Vim README; ImageNet-1k at 224"
+_README = "hustvl/Vim README"
 
 
 def _register(size: str, embed_dim: int, stride: int, params: int, top1: float | None, suffix: str) -> None:
