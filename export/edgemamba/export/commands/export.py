@@ -31,9 +31,7 @@ def export(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = ...,  # type: ignore[assignment]
     model: Annotated[str | None, typer.Option(help="Architecture, as listed by `edgemamba models`.")] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(help="Classes of the checkpoint's head; by default the model's.")
-    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="By default read from the checkpoint's classifier.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Pixels: 224, or height x width as 224x320.")] = None,
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Of weights and activations.")] = "fp32",
     dynamic: Annotated[str, typer.Option(help="Axes that may vary: batch,height,width; or none.")] = "batch",
@@ -178,5 +176,7 @@ def _summary(bundle: Bundle, console: Console) -> None:
         f"  {MODEL}  {path.stat().st_size / 2**20:.1f} MiB, {len(nodes)} nodes, {scans} of them {OP_TYPE}",
         highlight=False,
     )
-    console.print(f"  input   {manifest.input.name}: {manifest.input.dtype} {shape} (RGB)", highlight=False)
-    console.print(f"  next    edgemamba verify {bundle.path}", highlight=False)
+    console.print(
+        f"  input   {manifest.input.name}: {manifest.input.dtype} {shape} (RGB)", highlight=False, soft_wrap=True
+    )
+    console.print(f"  next    edgemamba verify {bundle.path}", highlight=False, soft_wrap=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -90,10 +92,10 @@ def _show(report: ParityReport, bundle: Bundle, console: Console) -> None:
     console.print(table)
     for backend in report.backends:
         for line in filter(None, (backend.error, backend.divergence and backend.divergence.describe())):
-            console.print(f"{backend.backend}: {line}", markup=False, highlight=False)
+            print_line(f"{backend.backend}: {line}")
     for reason in report.inputs.skipped:
-        console.print(f"skipped: {reason}", markup=False, highlight=False)
-    console.print(f"report: {bundle.path / PARITY_HTML}", markup=False, highlight=False)
+        print_line(f"skipped: {reason}")
+    print_line(f"report: {bundle.path / PARITY_HTML}")
 
 
 def _figure(value: float | None) -> str:
