@@ -3,7 +3,9 @@
 #include <new>
 
 #include "arguments.h"
+#include "dispatch.h"
 #include "scan.h"
+#include "simd/kernels.h"
 
 using namespace edgemamba;
 
@@ -58,7 +60,7 @@ int em_selective_scan_backward(const em_scan_inputs* inputs, const em_tensor* dy
   });
 }
 
-const char* em_isa(void) { return "scalar"; }
-const char* em_isa_list(void) { return "scalar"; }
+const char* em_isa(void) { return kernels().name; }
+const char* em_isa_list(void) { return kernels_list(); }
 
 }  // extern "C"

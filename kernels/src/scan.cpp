@@ -1,26 +1,113 @@
 #include "scan.h"
 
+#include "dispatch.h"
 #include "portable.h"
 #include "portable_backward.h"
+#include "scratch.h"
 
 namespace edgemamba {
+namespace {
 
-int scan_forward(const Problem& p, void* y, const em_executor* executor) {
-  switch (p.dtype) {
-    case EM_F16: return portable_forward<float>(p, static_cast<Float16*>(y), executor);
-    case EM_BF16: return portable_forward<float>(p, static_cast<BFloat16*>(y), executor);
-    case EM_F64: return portable_forward<double>(p, static_cast<double*>(y), executor);
-    default: return portable_forward<float>(p, static_cast<float*>(y), executor);
+// Below this many state updates (some 20 microseconds on one core) a second thread costs more than it brings.
+constexpr int64_t kWorthAThread = 100000;
+// Tasks for each thread: enough that a thread which was kept from its core does not leave the others waiting for long.
+constexpr int64_t kTasksPerThread = 4;
+// The backward pass keeps a share of dB and dC for each block of channels.
+constexpr int64_t kMostBackwardBlocks = 8;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How the channels are cut: `count` blocks of `size`, the last one smaller.
+struct Blocks {
+  int64_t size;
+  int64_t count;
+};
+
+Blocks cut_channels(const Problem& p, const em_executor* executor, int64_t width, int64_t most) {
+  const int64_t work = p.batch * p.directions * p.steps * p.channels * p.states;
+  const int64_t threads = std::min<int64_t>(thread_count(executor), std::max<int64_t>(1, work / kWorthAThread));
+  const int64_t wanted = threads == 1 ? 1 : ceil_div(threads * kTasksPerThread, std::max<int64_t>(1, p.batch));
+  const int64_t size = ceil_div(ceil_div(p.channels, std::min(wanted, most)), width) * width;
+  return {std::max(size, width), ceil_div(p.channels, std::max(size, width))};
+}
+
+template <typename T>
+void convert(const float* from, void* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) from_float(from[i], static_cast<T*>(to) + i);
+}
+
+// Adds `parts` arrays of `count` floats, which lie `stride` apart, into the first.
+void add_parts(float* first, int64_t count, int64_t parts, int64_t stride) {
+  for (int64_t part = 1; part < parts; ++part) {
+    for (int64_t i = 0; i < count; ++i) first[i] += first[part * stride + i];
   }
 }
 
+int simd_forward(const Problem& p, void* y, const em_executor* executor) {
+  const Kernels& isa = kernels();
+  const Blocks blocks = cut_channels(p, executor, isa.width, p.channels);
+  return run_tasks(executor, p.batch * blocks.count, [&](int64_t task) {
+    const int64_t first = task % blocks.count * blocks.size;
+    const int64_t channels = std::min(blocks.size, p.channels - first);
+    isa.forward(p, y, task / blocks.count, first, channels, scratch(isa.forward_floats(p, channels)));
+  });
+}
+
+// Sums over the channels (dB, dC) and over the batch (dA, dD, dbias) are kept apart for each block and each batch element
+// and added in that order at the end: the result does not depend on which thread was first.
+int simd_backward(const Problem& p, const void* dy, const Gradients& out, const em_executor* executor) {
+  const Kernels& isa = kernels();
+  const Blocks blocks = cut_channels(p, executor, isa.width, kMostBackwardBlocks);
+  const int64_t projection = p.positions * p.directions * p.states, projections = p.batch * projection;
+  const int64_t weights = p.directions * p.channels, decays = weights * p.states;
+  const Floats dB = allocate_zeroed(blocks.count * projections), dC = allocate_zeroed(blocks.count * projections);
+  const Floats dA = allocate_zeroed(std::max<int64_t>(1, p.batch) * decays);
+  const Floats dD = allocate_zeroed(std::max<int64_t>(1, p.batch) * weights);
+  const Floats dbias = allocate_zeroed(std::max<int64_t>(1, p.batch) * weights);
+
+  int status = run_tasks(executor, p.batch * blocks.count, [&](int64_t task) {
+    const int64_t b = task / blocks.count, block = task % blocks.count, first = block * blocks.size;
+    const int64_t channels = std::min(blocks.size, p.channels - first);
+    const int64_t at = block * projections + b * projection;
+    const Shares shares{&dB[at], &dC[at], &dA[b * decays], &dD[b * weights], &dbias[b * weights]};
+    isa.backward(p, dy, out, shares, b, first, channels, scratch(isa.backward_floats(p, channels)));
+  });
+  if (status != EM_OK) return status;
+
+  // One batch element's projections at a time, so that the sums run on all threads too.
+  status = run_tasks(executor, p.batch, [&](int64_t b) {
+    for (const auto& [sums, result] : {std::pair{dB.get(), out.B}, std::pair{dC.get(), out.C}}) {
+      if (result == nullptr) continue;
+      float* const mine = sums + b * projection;
+      add_parts(mine, projection, blocks.count, projections);
+      switch (p.dtype) {
+        case EM_F16: convert<Float16>(mine, static_cast<Float16*>(result) + b * projection, projection); break;
+        case EM_BF16: convert<BFloat16>(mine, static_cast<BFloat16*>(result) + b * projection, projection); break;
+        default: convert<float>(mine, static_cast<float*>(result) + b * projection, projection);
+      }
+    }
+  });
+  const auto add_batch = [&](const Floats& parts, void* result, int64_t count) {
+    if (result == nullptr) return;
+    add_parts(parts.get(), count, p.batch, count);
+    convert<float>(parts.get(), result, count);
+  };
+  add_batch(dA, out.A, decays);
+  add_batch(dD, out.D, weights);
+  add_batch(dbias, out.delta_bias, weights);
+  return status;
+}
+
+}  // namespace
+
+int scan_forward(const Problem& p, void* y, const em_executor* executor) {
+  if (p.dtype == EM_F64) return portable_forward<double>(p, static_cast<double*>(y), executor);
+  return simd_forward(p, y, executor);
+}
+
 int scan_backward(const Problem& p, const void* dy, const Gradients& gradients, const em_executor* executor) {
-  switch (p.dtype) {
-    case EM_F16: return portable_backward<float>(p, static_cast<const Float16*>(dy), gradients, executor);
-    case EM_BF16: return portable_backward<float>(p, static_cast<const BFloat16*>(dy), gradients, executor);
-    case EM_F64: return portable_backward<double>(p, static_cast<const double*>(dy), gradients, executor);
-    default: return portable_backward<float>(p, static_cast<const float*>(dy), gradients, executor);
-  }
+  if (p.dtype == EM_F64) return portable_backward<double>(p, static_cast<const double*>(dy), gradients, executor);
+  return simd_backward(p, dy, gradients, executor);
 }
 
 }  // namespace edgemamba
