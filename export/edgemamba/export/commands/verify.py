@@ -68,12 +68,12 @@ def verify(
 def _show(report: ParityReport, bundle: Bundle, console: Console) -> None:
     """The verdict, a table, and where to read more."""
     count = len(report.inputs.samples)
-    table = Table(
-        title=f"{report.model} {report.precision}, {count} {report.inputs.kind} frames against PyTorch float32"
-    )
-    table.add_column("backend")
-    for name in ("max |error|", "max relative", "of tolerance", "top-1", "latency", "verdict"):
-        table.add_column(name, justify="right")
+    print_line = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    print_line(f"{report.model} {report.precision}, {count} {report.inputs.kind} frames, against PyTorch in float32")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("backend", no_wrap=True)
+    for name in ("max |err|", "max rel", "of tol.", "top-1", "latency", "verdict"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_row("pytorch", "", "", "", "", f"{report.reference['latency_ms']:.2f} ms", "reference")
     for backend in report.backends:
         verdict = "[green]passed[/green]" if backend.passed else "[red]failed[/red]"
