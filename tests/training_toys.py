@@ -1,0 +1,59 @@
+"""Small data sets and settings that the tests of training share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemamba.train.settings import TrainingSettings
+
+CLASSES = ("blue", "green", "red")
+
+
+def stripes(count: int, seed: int, size: int = 32) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Noise with a bright stripe whose place and colour tell the class, in turn: uint8 (N, size, size, 3), labels (N,)."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    images = rng.integers(0, 80, (count, size, size, 3)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[8 * label : 8 * label + 8, :, label] += 120
+    return images, labels
+
+
+def write_npz(path: Path, *, train: int = 24, val: int = 12, test: int = 0, **extra: Any) -> Path:
+    """A MedMNIST-like archive of stripes."""
+    arrays: dict[str, Any] = dict(extra)
+    for seed, (part, count) in enumerate({"train": train, "val": val, "test": test}.items()):
+        if count:
+            images, labels = stripes(count, seed)
+            arrays |= {f"{part}_images": images, f"{part}_labels": labels[:, None].astype(np.uint8)}
+    np.savez(path, **arrays)
+    return path
+
+
+def tiny(data: Path, out: Path, **changes: Any) -> TrainingSettings:
+    """Settings of a run of seconds: a MedMamba of two small stages at 32x32."""
+    fields: dict[str, Any] = {
+        "model": "medmamba_t",
+        "data": str(data),
+        "out": str(out),
+        "epochs": 3,
+        "config": {"dims": (16, 32), "depths": (1, 1), "d_state": 4},
+        "image_size": (32, 32),
+        "batch_size": 8,
+        "workers": 0,
+        "lr": 3e-3,
+        "warmup_epochs": 0,
+        "accelerator": "cpu",
+        "devices": "1",
+    }
+    return TrainingSettings.parse(**(fields | changes))
+
+
+TINY_OPTIONS = (
+    "--model medmamba_t --set dims=16,32 --set depths=1,1 --set d_state=4 --image-size 32 --batch-size 4 --workers 0 "
+    "--epochs 1 --accelerator cpu --limit-train-batches 1"
+).split()

@@ -1,0 +1,1 @@
+"""The command-line verbs of this package, one module each."""
