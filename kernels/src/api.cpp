@@ -3,7 +3,6 @@
 #include <new>
 
 #include "arguments.h"
-#include "dispatch.h"
 #include "scan.h"
 #include "simd/kernels.h"
 

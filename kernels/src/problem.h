@@ -41,17 +41,6 @@ struct Gradients {
   void* delta_bias;
 };
 
-// What one task of the backward pass adds up and leaves to its caller to combine, in float32. dB and dC are one block of
-// channels' share of one batch element's (P, G, N) and must come zeroed; dA (G, D, N), dD and dbias (G, D) are one batch
-// element's, of which a task writes its channels.
-struct Shares {
-  float* dB;
-  float* dC;
-  float* dA;
-  float* dD;
-  float* dbias;
-};
-
 }  // namespace edgemamba
 
 #endif  // EDGEMAMBA_SRC_PROBLEM_H

@@ -1,9 +1,9 @@
 #include "scan.h"
 
-#include "dispatch.h"
 #include "portable.h"
 #include "portable_backward.h"
 #include "scratch.h"
+#include "simd/kernels.h"
 
 namespace edgemamba {
 namespace {
@@ -49,7 +49,7 @@ int simd_forward(const Problem& p, void* y, const em_executor* executor) {
   return run_tasks(executor, p.batch * blocks.count, [&](int64_t task) {
     const int64_t first = task % blocks.count * blocks.size;
     const int64_t channels = std::min(blocks.size, p.channels - first);
-    isa.forward(p, y, task / blocks.count, first, channels, scratch(isa.forward_floats(p, channels)));
+    isa.forward({&p, task / blocks.count, first, channels, y, scratch(isa.forward_scratch(p, channels))});
   });
 }
 
@@ -70,7 +70,7 @@ int simd_backward(const Problem& p, const void* dy, const Gradients& out, const 
     const int64_t channels = std::min(blocks.size, p.channels - first);
     const int64_t at = block * projections + b * projection;
     const Shares shares{&dB[at], &dC[at], &dA[b * decays], &dD[b * weights], &dbias[b * weights]};
-    isa.backward(p, dy, out, shares, b, first, channels, scratch(isa.backward_floats(p, channels)));
+    isa.backward({&p, b, first, channels, dy, &out, shares, scratch(isa.backward_scratch(p, channels))});
   });
   if (status != EM_OK) return status;
 

@@ -33,7 +33,8 @@ inline Floats allocate_zeroed(int64_t floats) {
 }
 
 // The calling thread's buffer of at least so many floats, valid until its next call. Large ones are not kept.
-inline float* scratch(int64_t floats) {
+inline float* scratch(std::size_t wanted) {
+  const auto floats = static_cast<int64_t>(wanted);
   constexpr int64_t kKept = int64_t{4} << 20;  // 16 MiB
   thread_local Floats kept;
   thread_local int64_t size = 0;

@@ -66,23 +66,39 @@ static bool load_steps(const ForwardTask& task, const ForwardScratch& m, int64_t
 }
 
 // kStates states of one block through a chunk: out += <C, h>. B and C have `row` floats a step.
+#ifndef EM_GROUP
+#define EM_GROUP 2
+#endif
+#ifndef EM_NB
+#define EM_NB 4
+#endif
 template <int kStates, bool kInRange>
 static void advance(const float* a, float* h, const float* dt, const float* x, const float* B, const float* C,
                     int64_t row, int64_t steps, float* out) {
+  constexpr int kGroup = kStates < EM_GROUP ? kStates : EM_GROUP;
   Vec state[kStates];
+#pragma GCC unroll 16
   for (int n = 0; n < kStates; ++n) state[n] = load(h + n * kWidth);
   for (int64_t s = 0; s < steps; ++s, B += row, C += row) {
     const Vec t = load(dt + s * kWidth), input = load(x + s * kWidth);
-    Vec sum0 = load(out + s * kWidth), sum1 = set(0.0f);
+    Vec sum[2] = {load(out + s * kWidth), set(0.0f)};
 #pragma GCC unroll 16
-    for (int n = 0; n < kStates; ++n) {
-      const Vec decay = kInRange ? exp2_in_range(t, load(a + n * kWidth)) : exp2_any(t, load(a + n * kWidth));
-      state[n] = fma(decay, state[n], input * broadcast(B + n));
-      Vec& sum = n % 2 ? sum1 : sum0;
-      sum = fma(state[n], broadcast(C + n), sum);
+    for (int n = 0; n < kStates; n += kGroup) {
+      Vec decay[kGroup];
+      if (kInRange) {
+        exp2_in_range_group<kGroup>(t, a + n * kWidth, decay);
+      } else {
+        for (int k = 0; k < kGroup; ++k) decay[k] = exp2_any(t, load(a + (n + k) * kWidth));
+      }
+#pragma GCC unroll 16
+      for (int k = 0; k < kGroup; ++k) {
+        state[n + k] = fma(decay[k], state[n + k], input * broadcast(B + n + k));
+        sum[k % 2] = fma(state[n + k], broadcast(C + n + k), sum[k % 2]);
+      }
     }
-    store(out + s * kWidth, kStates > 1 ? sum0 + sum1 : sum0);
+    store(out + s * kWidth, kGroup > 1 ? sum[0] + sum[1] : sum[0]);
   }
+#pragma GCC unroll 16
   for (int n = 0; n < kStates; ++n) store(h + n * kWidth, state[n]);
 }
 
@@ -96,9 +112,7 @@ static void advance_all(const ForwardScratch& m, int64_t block, int64_t states, 
 #define EM_ADVANCE(count)                                                                                       \
   for (; n + count <= states; n += count)                                                                       \
   advance<count, kInRange>(a + n * kWidth, h + n * kWidth, dt, x, m.B + n, m.C + n, states, steps, out)
-  EM_ADVANCE(16);
-  EM_ADVANCE(8);
-  EM_ADVANCE(4);
+  EM_ADVANCE(EM_NB);
   EM_ADVANCE(1);
 #undef EM_ADVANCE
 }

@@ -17,10 +17,12 @@ namespace {
 
 #include "simd/forward.inl"
 
+#include "simd/backward.inl"
+
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {"x86-64-v4", forward_scratch, forward};
+const Kernels kernels = {"x86-64-v4", kWidth, forward_scratch, forward, backward_scratch, backward};
 
 }  // namespace isa_avx512
 }  // namespace edgemamba

@@ -1,7 +1,28 @@
-// The kernels for neon. Compiled with the flags of that instruction set: nothing but plain data and
-// functions of this namespace may be defined here, or the linker could keep this copy of a shared one for all machines.
-#define EDGEMAMBA_ISA_NAMESPACE isa_neon
-#define EDGEMAMBA_ISA_NAME "neon"
-#include "vec_neon.h"
-//
-#include "table.h"
+// The kernels for aarch64, whose every machine has NEON.
+#include <arm_neon.h>
+#include <string.h>
+
+#include "half.h"
+#include "simd/kernels.h"
+
+namespace edgemamba {
+namespace isa_neon {
+namespace {
+
+#include "simd/vec_neon.h"
+
+#include "simd/math.inl"
+
+#include "simd/rows.inl"
+
+#include "simd/forward.inl"
+
+#include "simd/backward.inl"
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels = {"neon", kWidth, forward_scratch, forward, backward_scratch, backward};
+
+}  // namespace isa_neon
+}  // namespace edgemamba

@@ -1,7 +1,27 @@
-// The kernels for scalar. Compiled with the flags of that instruction set: nothing but plain data and
-// functions of this namespace may be defined here, or the linker could keep this copy of a shared one for all machines.
-#define EDGEMAMBA_ISA_NAMESPACE isa_scalar
-#define EDGEMAMBA_ISA_NAME "scalar"
-#include "vec_scalar.h"
-//
-#include "table.h"
+// The kernels for any machine: one lane, no instruction set of its own.
+#include <string.h>
+
+#include "half.h"
+#include "simd/kernels.h"
+
+namespace edgemamba {
+namespace isa_scalar {
+namespace {
+
+#include "simd/vec_scalar.h"
+
+#include "simd/math.inl"
+
+#include "simd/rows.inl"
+
+#include "simd/forward.inl"
+
+#include "simd/backward.inl"
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels = {"scalar", kWidth, forward_scratch, forward, backward_scratch, backward};
+
+}  // namespace isa_scalar
+}  // namespace edgemamba

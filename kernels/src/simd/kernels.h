@@ -19,10 +19,34 @@ struct ForwardTask {
   float* scratch;  // forward_scratch() floats, aligned to 64 bytes
 };
 
+// What a backward task adds up and leaves to its caller to combine, in float32. dB and dC are this block of channels'
+// share of one batch element's (P, G, N), and come zeroed; dA (G, D, N), dD and dbias (G, D) are one batch element's, of
+// which a task writes its channels.
+struct Shares {
+  float* dB;
+  float* dC;
+  float* dA;
+  float* dD;
+  float* dbias;
+};
+
+// The gradients of one such task. Those of u and delta go straight to `gradients`, the others to `shares`.
+struct BackwardTask {
+  const Problem* problem;
+  int64_t batch, first, width;
+  const void* dy;
+  const Gradients* gradients;
+  Shares shares;
+  float* scratch;  // backward_scratch() floats, aligned to 64 bytes
+};
+
 struct Kernels {
   const char* name;
+  int64_t width;  // channels in a vector: tasks begin at a multiple of it
   size_t (*forward_scratch)(const Problem& problem, int64_t width);
   void (*forward)(const ForwardTask& task);
+  size_t (*backward_scratch)(const Problem& problem, int64_t width);
+  void (*backward)(const BackwardTask& task);
 };
 
 // The one in use, chosen at the first call; never null.

@@ -24,6 +24,29 @@ static inline Vec exp2_in_range(Vec t, Vec a) {
   return scale(exp2_fraction(fms(t, a, rounded - set(kMagic))), rounded);
 }
 
+template <int K>
+static inline void exp2_in_range_group(Vec t, const float* a, Vec* e) {
+  Vec r[K], f[K], p[K];
+#define EACH _Pragma("GCC unroll 16") for (int k = 0; k < K; ++k)
+#ifdef EM_ADDS
+  EACH p[k] = t * load(a + k * kWidth);
+  EACH r[k] = p[k] + set(kMagic);
+  EACH f[k] = r[k] - set(kMagic);
+  EACH f[k] = p[k] - f[k];
+#else
+  EACH r[k] = fma(t, load(a + k * kWidth), set(kMagic));
+  EACH f[k] = r[k] - set(kMagic);
+  EACH f[k] = fms(t, load(a + k * kWidth), f[k]);
+#endif
+  EACH p[k] = fma(set(1.32647657e-3f), f[k], set(9.67151579e-3f));
+  EACH p[k] = fma(p[k], f[k], set(5.55073358e-2f));
+  EACH p[k] = fma(p[k], f[k], set(2.40222424e-1f));
+  EACH p[k] = fma(p[k], f[k], set(6.93147004e-1f));
+  EACH p[k] = fma(p[k], f[k], set(1.0f));
+  EACH e[k] = scale(p[k], r[k]);
+#undef EACH
+}
+
 // 2^(t a) for anything: 0 below, infinity above, NaN for NaN.
 static inline Vec exp2_any(Vec t, Vec a) {
   const Vec x = t * a;
