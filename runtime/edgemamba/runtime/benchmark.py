@@ -157,6 +157,8 @@ def _measure_point(
 ) -> list[Measurement]:
     with ExitStack() as stack:
         workers = [stack.enter_context(_Worker(bundle, configuration)) for configuration in configurations]
+        for worker in workers:
+            worker.load()
         for number in range(ROUNDS):
             for worker in workers:
                 progress(worker.measurement.configuration)
@@ -177,6 +179,7 @@ class _Worker:
     """A process that has loaded one configuration and runs when told to. After an error it is left alone."""
 
     def __init__(self, bundle: Bundle, configuration: Configuration) -> None:
+        self._bundle = bundle
         self.measurement = Measurement(configuration)
         self._process = subprocess.Popen(
             [sys.executable, "-m", _WORKER],
@@ -185,7 +188,10 @@ class _Worker:
             stderr=subprocess.PIPE,
             text=True,
         )
-        answer = self._ask({"bundle": str(bundle.path), **asdict(configuration)})
+
+    def load(self) -> None:
+        """Have the engine loaded."""
+        answer = self._ask({"bundle": str(self._bundle.path), **asdict(self.measurement.configuration)})
         self.measurement.load_seconds = answer.get("load_seconds", 0.0)
         self.measurement.loaded_bytes = answer.get("loaded_bytes")
         self.measurement.engine = answer.get("engine", {})
