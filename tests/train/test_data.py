@@ -203,9 +203,7 @@ def test_table_keeps_patients_together(tmp_path: Path) -> None:
         Image.new("L", (4, 4)).save(tmp_path / f"{index}.png")
         rows.append({"path": f"{index}.png", "label": "ab"[index % 2], "patient": f"P{index // 4}"})
     data = open_dataset(write_csv(tmp_path / "table.csv", rows), val_fraction=0.3)
-    patients = [
-        {int(Path(part.name(i)).stem) // 4 for i in range(len(part))} for part in (data.train, data.val)
-    ]
+    patients = [{int(Path(part.name(i)).stem) // 4 for i in range(len(part))} for part in (data.train, data.val)]
     assert not patients[0] & patients[1]
     assert data.counts() == {"train": [14, 14], "val": [6, 6]}
 
@@ -214,7 +212,12 @@ def table_rows(tmp_path: Path) -> list[dict[str, Any]]:
     for index in range(4):
         Image.new("L", (4, 4)).save(tmp_path / f"{index}.png")
     return [
-        {"path": f"{index}.png", "label": index % 2, "split": "train" if index < 2 else "val", "patient": f"SECRET{index}"}
+        {
+            "path": f"{index}.png",
+            "label": index % 2,
+            "split": "train" if index < 2 else "val",
+            "patient": f"SECRET{index}",
+        }
         for index in range(4)
     ]
 

@@ -131,7 +131,10 @@ class Classifier(pl.LightningModule):
             )
         except (ValueError, KeyError, AssertionError) as error:
             raise TrainingError(f"--opt {settings.optimizer}: {error}") from None
-        updates = max(1, int(self.trainer.estimated_stepping_batches) // settings.epochs)
+        # Not trainer.estimated_stepping_batches: that sets the loader up before its state is restored.
+        updates = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+        if settings.limit_train_batches is not None:
+            updates = min(updates, settings.limit_train_batches)
         try:
             scheduler, _ = create_scheduler_v2(
                 optimizer,

@@ -142,14 +142,17 @@ def train(
 
     module = Classifier(model, settings, dataset.class_names, tell_unreadable)
     history = History(settings.folder)
-    best = ModelCheckpoint(
-        settings.checkpoints,
-        filename="best",
-        monitor=f"val_{settings.monitor}",
-        mode=_MODE[settings.monitor],
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
+    # Two, because save_last of one skips the epochs that are no better than the best.
+    keep_best, keep_last = (
+        ModelCheckpoint(
+            settings.checkpoints,
+            filename=filename,
+            monitor=monitor,
+            mode=_MODE[settings.monitor],
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        for filename, monitor in (("best", f"val_{settings.monitor}"), ("last", None))
     )
     interrupt = SaveOnInterrupt(settings.last, lambda text: console.print(text, highlight=False, soft_wrap=True))
     with _quiet():
@@ -160,7 +163,8 @@ def train(
                 history,
                 interrupt,
                 EpochProgress(console, history),
-                best,
+                keep_best,
+                keep_last,
             ],
         )
         if trainer.is_global_zero:
@@ -182,14 +186,15 @@ def train(
     if not trainer.is_global_zero:
         return None
 
-    load_checkpoint(model, best.best_model_path)
+    best = settings.checkpoints / "best.ckpt"
+    load_checkpoint(model, best)
     model.to(trainer.strategy.root_device)
     classes = len(dataset.class_names)
     val = evaluate(model, data.evaluation_loader(dataset.val), classes)
     test = evaluate(model, data.evaluation_loader(dataset.test), classes) if dataset.test is not None else None
     result = TrainingResult(
         settings.folder,
-        settings.checkpoints / "best.ckpt",
+        best,
         settings.last,
         history.rows,
         model.cpu(),
@@ -233,7 +238,7 @@ def _trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl.Tra
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError) as error:
         raise TrainingError(f"Lightning refuses these settings: {error}") from None
 
 
