@@ -42,6 +42,19 @@ class Plain(nn.Module):
         return self.head(self.dropout(x.mean(1)))
 
 
+class PreNorm(Plain):
+    """A batch norm before a padded convolution, into which it cannot be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.stem = nn.Conv2d(3, 8, 3, 2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.bn(x)).flatten(2).transpose(1, 2)
+        return self.head(self.fc(x).mean(1))
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(Plain(), tmp_path_factory.mktemp("export") / "plain", class_names=list("abcde"))
@@ -157,6 +170,18 @@ def test_fp16_keeps_preprocessing_norms_and_reductions_in_float32(tmp_path: Path
     assert stored == {TensorProto.FLOAT16}
     pixels = frames(4)
     np.testing.assert_allclose(run(half, pixels), expected(Plain(), pixels), atol=2e-2)
+
+
+def test_fp16_takes_batch_norms_whose_statistics_do_not_fit(tmp_path: Path) -> None:
+    model = PreNorm()
+    with torch.no_grad():
+        model.bn.running_mean.fill_(70000.0)
+        model.bn.running_var.fill_(1e10)
+        model.bn.weight.fill_(1e5)
+    half = export(model, tmp_path / "half", precision="fp16")
+    assert "BatchNormalization" not in [node.op_type for node in graph_of(half).graph.node]
+    pixels = frames(2)
+    np.testing.assert_allclose(run(half, pixels), expected(model, pixels), atol=2e-2)
 
 
 def test_fp16_refuses_weights_beyond_its_range(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ What stays float32:
 - the preprocessing, until the pixels are normalised, and the logits' last cast;
 - ``A``, ``D`` and ``delta_bias`` of SelectiveScan (its state and arithmetic are float32 in every implementation);
 - normalisation: everything inside a LayerNorm or RMSNorm module, from the statistics to the product with the weight
-  (BatchNorm is folded into convolutions and needs no statistics);
+  (BatchNorm has constant statistics: it becomes one product and one sum, of constants that are computed in float64);
 - sums over many positions: mean pooling, reductions, softmax; exponentials and logarithms;
 - the residual stream where it has a float32 consumer already (a sum that feeds a normalisation stays float32 between the two,
   as the official models' ``residual_in_fp32``).
@@ -46,6 +46,9 @@ def to_float16(model: ir.Model) -> None:
         ExportError: a weight is outside float16's range, or the graph has control flow (the conversion does not enter it).
     """
     graph = model.graph
+    for node in list(graph):
+        if node.op_type == "BatchNormalization":
+            _spell_out_batch_norm(graph, node)
     converter = _Converter(graph)
     for node in list(graph):
         converter.convert(node)
@@ -53,6 +56,33 @@ def to_float16(model: ir.Model) -> None:
         if output.dtype == F16:
             graph.outputs[position] = converter.output_in_float32(output)
     converter.drop_unused_initializers()
+
+
+def _spell_out_batch_norm(graph: ir.Graph, node: ir.Node) -> None:
+    """(x - mean) / sqrt(var + eps) * scale + bias -> x * a + b; the four vectors apart may not fit float16."""
+    tensors = [None if value is None else ir.convenience.get_const_tensor(value) for value in node.inputs[1:5]]
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if shape is None or any(tensor is None for tensor in tensors):
+        raise ExportError("precision fp16: a batch norm's statistics are not constants")
+    scale, bias, mean, var = (tensor.numpy().astype(np.float64) for tensor in tensors if tensor is not None)
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    a = scale / np.sqrt(var + epsilon)
+    old, value = node.outputs[0], node.inputs[0]
+    for op_type, array in (("Mul", a), ("Add", bias - mean * a)):
+        name = f"{old.name}_{op_type.lower()}"
+        tensor = ir.tensor(array.astype(np.float32).reshape(1, -1, *(1,) * (len(shape) - 2)), name=f"{name}_by")
+        constant = ir.Value(
+            name=tensor.name, shape=ir.Shape(tensor.numpy().shape), type=ir.TensorType(F32), const_value=tensor
+        )
+        graph.register_initializer(constant)
+        step = ir.node(op_type, [value, constant])
+        step.metadata_props.update(node.metadata_props)
+        value = step.outputs[0]
+        value.name, value.type, value.shape = name, ir.TensorType(F32), shape
+        graph.insert_before(node, step)
+    assert value is not None
+    old.replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
 
 
 class _Converter:
