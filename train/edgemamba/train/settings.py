@@ -78,7 +78,8 @@ class TrainingSettings(BaseModel):
             settings = cls(**fields)
         except ValidationError as error:
             first = error.errors()[0]
-            option = _OPTIONS.get(str(first["loc"][0]), str(first["loc"][0])).replace("_", "-")
+            name = str(first["loc"][-1])
+            option = _OPTIONS.get(name, name).replace("_", "-")
             raise TrainingError(f"--{option} is {first['input']!r}: {first['msg']}") from None
         if (settings.mixup or settings.cutmix) and settings.batch_size % 2:
             raise TrainingError(f"--batch-size is {settings.batch_size}: mixup and cutmix pair pictures, make it even")

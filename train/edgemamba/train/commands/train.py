@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from edgemamba.runtime.errors import TrainingError
-from edgemamba.train.data.transforms import Augmentation
 from edgemamba.train.metrics import wilson_interval
 from edgemamba.train.settings import TrainingSettings
 from edgemamba.train.training import TrainingResult
@@ -117,15 +116,15 @@ def train(
         min_lr=min_lr,
         clip_grad=clip_grad or None,
         drop_path=drop_path,
-        augmentation=Augmentation(
-            enabled=augment,
-            crop_scale=crop_scale,
-            hflip=hflip,
-            vflip=vflip,
-            color_jitter=color_jitter,
-            auto_augment=auto_augment,
-            random_erasing=random_erasing,
-        ),
+        augmentation={
+            "enabled": augment,
+            "crop_scale": crop_scale,
+            "hflip": hflip,
+            "vflip": vflip,
+            "color_jitter": color_jitter,
+            "auto_augment": auto_augment,
+            "random_erasing": random_erasing,
+        },
         mixup=mixup,
         cutmix=cutmix,
         label_smoothing=label_smoothing,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 from timm.data import create_transform
 from torch import Tensor
 
@@ -21,8 +21,7 @@ from edgemamba.runtime.preprocessing import FULL_SCALE, Preprocessing
 Transform = Callable[[NDArray[np.generic]], Tensor]
 
 
-@dataclass(frozen=True)
-class Augmentation:
+class Augmentation(BaseModel):
     """What is done at random to a training picture, in the terms of timm's ``create_transform``.
 
     Attributes:
@@ -35,13 +34,15 @@ class Augmentation:
         random_erasing: probability of erasing a rectangle.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     enabled: bool = True
-    crop_scale: float = 0.25
-    hflip: float = 0.5
-    vflip: float = 0.0
-    color_jitter: float = 0.2
+    crop_scale: float = Field(default=0.25, gt=0, le=1)
+    hflip: float = Field(default=0.5, ge=0, le=1)
+    vflip: float = Field(default=0.0, ge=0, le=1)
+    color_jitter: float = Field(default=0.2, ge=0, le=1)
     auto_augment: str | None = None
-    random_erasing: float = 0.0
+    random_erasing: float = Field(default=0.0, ge=0, le=1)
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
