@@ -14,7 +14,9 @@ from edgemamba.train.registry import ModelEntry, families, list_models, model_en
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, quoted: 'vim*'. Upstream's names match too.")] = "*",
+    pattern: Annotated[
+        str, typer.Argument(help="Shell pattern of names, quoted: 'vim*'. Upstream's names match too.")
+    ] = "*",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")] = False,
 ) -> None:
     """List the backbones that can be created, trained and exported.
@@ -53,7 +55,9 @@ def _describe(entry: ModelEntry) -> dict[str, Any]:
 def _table(entries: list[ModelEntry]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("Name", "Params", "Input", "Classes", "States", "Top-1", "Published"):
-        table.add_column(heading, justify="left" if heading in ("Name", "Published") else "right", no_wrap=heading == "Name")
+        table.add_column(
+            heading, justify="left" if heading in ("Name", "Published") else "right", no_wrap=heading == "Name"
+        )
     for entry in entries:
         table.add_row(
             entry.name,
