@@ -43,7 +43,8 @@ int64_t element_size(int32_t dtype) {
 void print_shape(const int64_t* shape, int32_t rank, char* text, size_t size) {
   size_t used = static_cast<size_t>(std::snprintf(text, size, "("));
   for (int32_t i = 0; i < rank && i < 8 && used < size; ++i) {
-    const int wrote = std::snprintf(text + used, size - used, "%s%lld", i ? ", " : "", static_cast<long long>(shape[i]));
+    const int wrote =
+        std::snprintf(text + used, size - used, "%s%lld", i ? ", " : "", static_cast<long long>(shape[i]));
     used += static_cast<size_t>(wrote);
   }
   if (used < size) std::snprintf(text + used, size - used, rank > 8 ? ", ...)" : ")");
@@ -197,10 +198,23 @@ bool read_inputs(const em_scan_inputs* inputs, Problem* problem, const Message& 
     return false;
   }
 
-  *problem = {batch,           positions,      directions,    u_directions,   channels,       states,
-              steps,           in.u.dtype,     in.delta_softplus == 1,
-              in.u.data,       in.delta.data,  in.A.data,     in.B.data,      in.C.data,      in.D.data,
-              in.delta_bias.data, static_cast<const int32_t*>(in.order.data)};
+  *problem = {batch,
+              positions,
+              directions,
+              u_directions,
+              channels,
+              states,
+              steps,
+              in.u.dtype,
+              in.delta_softplus == 1,
+              in.u.data,
+              in.delta.data,
+              in.A.data,
+              in.B.data,
+              in.C.data,
+              in.D.data,
+              in.delta_bias.data,
+              static_cast<const int32_t*>(in.order.data)};
   return check_order(*problem, message);
 }
 
@@ -221,16 +235,19 @@ bool read_gradients(const em_scan_gradients* gradients, const Problem& p, Gradie
   const int32_t parameter_dtype = p.dtype == EM_F64 ? EM_F64 : EM_F32;
   const em_scan_gradients& g = *gradients;
   const auto wanted = [&](const em_tensor& tensor, int32_t dtype, const Expectation& want) {
-    return tensor.data == nullptr || (check_dtype(tensor, want.name, dtype, message) && check_shape(tensor, want, message));
+    return tensor.data == nullptr ||
+           (check_dtype(tensor, want.name, dtype, message) && check_shape(tensor, want, message));
   };
-  if (!wanted(g.u, p.dtype, {"gradient of u", "(B, P, Gu, D)", 4, {p.batch, p.positions, p.u_directions, p.channels}}) ||
+  if (!wanted(g.u, p.dtype,
+              {"gradient of u", "(B, P, Gu, D)", 4, {p.batch, p.positions, p.u_directions, p.channels}}) ||
       !wanted(g.delta, p.dtype,
               {"gradient of delta", "(B, P, G, D)", 4, {p.batch, p.positions, p.directions, p.channels}}) ||
       !wanted(g.A, parameter_dtype, {"gradient of A", "(G, D, N)", 3, {p.directions, p.channels, p.states, 0}}) ||
       !wanted(g.B, p.dtype, {"gradient of B", "(B, P, G, N)", 4, {p.batch, p.positions, p.directions, p.states}}) ||
       !wanted(g.C, p.dtype, {"gradient of C", "(B, P, G, N)", 4, {p.batch, p.positions, p.directions, p.states}}) ||
       !wanted(g.D, parameter_dtype, {"gradient of D", "(G, D)", 2, {p.directions, p.channels, 0, 0}}) ||
-      !wanted(g.delta_bias, parameter_dtype, {"gradient of delta_bias", "(G, D)", 2, {p.directions, p.channels, 0, 0}})) {
+      !wanted(g.delta_bias, parameter_dtype,
+              {"gradient of delta_bias", "(G, D)", 2, {p.directions, p.channels, 0, 0}})) {
     return false;
   }
   *out = {g.u.data, g.delta.data, g.A.data, g.B.data, g.C.data, g.D.data, g.delta_bias.data};

@@ -22,7 +22,8 @@ class Message {
   size_t size_;
 };
 
-// Each returns true where the argument keeps the contract, else sets the message, which starts with the argument's name.
+// Each returns true where the argument keeps the contract, else sets the message, which starts with the argument's
+// name.
 bool read_inputs(const em_scan_inputs* inputs, Problem* problem, const Message& message);
 bool check_output(const em_tensor* tensor, const char* name, const Problem& problem, const Message& message);
 bool read_gradients(const em_scan_gradients* gradients, const Problem& problem, Gradients* out, const Message& message);

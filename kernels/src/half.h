@@ -30,7 +30,9 @@ static uint32_t float_to_bits(float value) {
 
 [[maybe_unused]] static float to_float(float value) { return value; }
 
-[[maybe_unused]] static float to_float(BFloat16 value) { return bits_to_float(static_cast<uint32_t>(value.bits) << 16); }
+[[maybe_unused]] static float to_float(BFloat16 value) {
+  return bits_to_float(static_cast<uint32_t>(value.bits) << 16);
+}
 
 [[maybe_unused]] static float to_float(Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;

@@ -1,7 +1,11 @@
 #include "scan.h"
 
-#include "portable.h"
-#include "portable_backward.h"
+#include <algorithm>
+#include <utility>
+
+#include "double_backward.h"
+#include "double_forward.h"
+#include "half.h"
 #include "scratch.h"
 #include "simd/kernels.h"
 
@@ -12,10 +16,21 @@ namespace {
 constexpr int64_t kWorthAThread = 100000;
 // Tasks for each thread: enough that a thread which was kept from its core does not leave the others waiting for long.
 constexpr int64_t kTasksPerThread = 4;
-// The backward pass keeps a share of dB and dC for each block of channels.
-constexpr int64_t kMostBackwardBlocks = 8;
+// Channels are cut at cache lines of float32, which is also a multiple of every vector width.
+constexpr int64_t kLine = 16;
+// A task reads all of B and C for itself; with fewer channels than this, that begins to count.
+constexpr int64_t kNarrowest = 32;
+// Blocks of the backward pass: each keeps a share of dB and dC. A constant, so that the order in which those are added,
+// and with it the result to the last bit, is the same for any number of threads.
+constexpr int64_t kBackwardBlock = 64, kMostBackwardBlocks = 8;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int threads_for(const Problem& p, const em_executor* executor) {
+  const double work =
+      static_cast<double>(p.batch * p.steps) * static_cast<double>(p.directions * p.channels * p.states);
+  return static_cast<int>(std::min<double>(thread_count(executor), 1 + work / kWorthAThread));
+}
 
 // How the channels are cut: `count` blocks of `size`, the last one smaller.
 struct Blocks {
@@ -23,12 +38,9 @@ struct Blocks {
   int64_t count;
 };
 
-Blocks cut_channels(const Problem& p, const em_executor* executor, int64_t width, int64_t most) {
-  const int64_t work = p.batch * p.directions * p.steps * p.channels * p.states;
-  const int64_t threads = std::min<int64_t>(thread_count(executor), std::max<int64_t>(1, work / kWorthAThread));
-  const int64_t wanted = threads == 1 ? 1 : ceil_div(threads * kTasksPerThread, std::max<int64_t>(1, p.batch));
-  const int64_t size = ceil_div(ceil_div(p.channels, std::min(wanted, most)), width) * width;
-  return {std::max(size, width), ceil_div(p.channels, std::max(size, width))};
+Blocks cut_channels(const Problem& p, int64_t wanted, int64_t narrowest) {
+  const int64_t size = std::max(ceil_div(ceil_div(p.channels, std::max<int64_t>(1, wanted)), kLine) * kLine, narrowest);
+  return {size, ceil_div(p.channels, size)};
 }
 
 template <typename T>
@@ -45,19 +57,22 @@ void add_parts(float* first, int64_t count, int64_t parts, int64_t stride) {
 
 int simd_forward(const Problem& p, void* y, const em_executor* executor) {
   const Kernels& isa = kernels();
-  const Blocks blocks = cut_channels(p, executor, isa.width, p.channels);
-  return run_tasks(executor, p.batch * blocks.count, [&](int64_t task) {
+  const int threads = threads_for(p, executor);
+  const int64_t tasks = threads == 1 ? 1 : threads * kTasksPerThread;
+  const Blocks blocks = cut_channels(p, ceil_div(tasks, std::max<int64_t>(1, p.batch)), kNarrowest);
+  return run_tasks(executor, threads, p.batch * blocks.count, [&](int64_t task) {
     const int64_t first = task % blocks.count * blocks.size;
     const int64_t channels = std::min(blocks.size, p.channels - first);
     isa.forward({&p, task / blocks.count, first, channels, y, scratch(isa.forward_scratch(p, channels))});
   });
 }
 
-// Sums over the channels (dB, dC) and over the batch (dA, dD, dbias) are kept apart for each block and each batch element
-// and added in that order at the end: the result does not depend on which thread was first.
+// Sums over the channels (dB, dC) and over the batch (dA, dD, dbias) are kept apart for each block and each batch
+// element and added in that order at the end: the result does not depend on which thread was first.
 int simd_backward(const Problem& p, const void* dy, const Gradients& out, const em_executor* executor) {
   const Kernels& isa = kernels();
-  const Blocks blocks = cut_channels(p, executor, isa.width, kMostBackwardBlocks);
+  const int threads = threads_for(p, executor);
+  const Blocks blocks = cut_channels(p, kMostBackwardBlocks, kBackwardBlock);
   const int64_t projection = p.positions * p.directions * p.states, projections = p.batch * projection;
   const int64_t weights = p.directions * p.channels, decays = weights * p.states;
   const Floats dB = allocate_zeroed(blocks.count * projections), dC = allocate_zeroed(blocks.count * projections);
@@ -65,7 +80,7 @@ int simd_backward(const Problem& p, const void* dy, const Gradients& out, const 
   const Floats dD = allocate_zeroed(std::max<int64_t>(1, p.batch) * weights);
   const Floats dbias = allocate_zeroed(std::max<int64_t>(1, p.batch) * weights);
 
-  int status = run_tasks(executor, p.batch * blocks.count, [&](int64_t task) {
+  int status = run_tasks(executor, threads, p.batch * blocks.count, [&](int64_t task) {
     const int64_t b = task / blocks.count, block = task % blocks.count, first = block * blocks.size;
     const int64_t channels = std::min(blocks.size, p.channels - first);
     const int64_t at = block * projections + b * projection;
@@ -75,7 +90,7 @@ int simd_backward(const Problem& p, const void* dy, const Gradients& out, const 
   if (status != EM_OK) return status;
 
   // One batch element's projections at a time, so that the sums run on all threads too.
-  status = run_tasks(executor, p.batch, [&](int64_t b) {
+  status = run_tasks(executor, threads, p.batch, [&](int64_t b) {
     for (const auto& [sums, result] : {std::pair{dB.get(), out.B}, std::pair{dC.get(), out.C}}) {
       if (result == nullptr) continue;
       float* const mine = sums + b * projection;
@@ -101,12 +116,12 @@ int simd_backward(const Problem& p, const void* dy, const Gradients& out, const 
 }  // namespace
 
 int scan_forward(const Problem& p, void* y, const em_executor* executor) {
-  if (p.dtype == EM_F64) return portable_forward<double>(p, static_cast<double*>(y), executor);
+  if (p.dtype == EM_F64) return double_forward(p, static_cast<double*>(y), executor);
   return simd_forward(p, y, executor);
 }
 
 int scan_backward(const Problem& p, const void* dy, const Gradients& gradients, const em_executor* executor) {
-  if (p.dtype == EM_F64) return portable_backward<double>(p, static_cast<const double*>(dy), gradients, executor);
+  if (p.dtype == EM_F64) return double_backward(p, static_cast<const double*>(dy), gradients, executor);
   return simd_backward(p, dy, gradients, executor);
 }
 

@@ -1,7 +1,7 @@
 // The gradients of one task. Included inside the namespace of its instruction set, after forward.inl.
 //
-// For each direction: walk forwards and keep the states at the start of every chunk; then take the chunks from the last to
-// the first, recompute the states inside from the checkpoint, and walk backwards:
+// For each direction: walk forwards and keep the states at the start of every chunk; then take the chunks from the last
+// to the first, recompute the states inside from the checkpoint, and walk backwards:
 //
 //   G_s = dy_s C_s + exp(dt_{s+1} A) G_{s+1}                 the gradient of h_s
 //   dC_s = dy_s h_s          dB_s = G_s dt_s u_s             each summed over the channels
@@ -15,13 +15,13 @@ static inline int64_t chunks_of(const Problem& p) { return (p.steps + kChunk - 1
 
 struct BackwardScratch {
   ForwardScratch forward;
-  float* checkpoints;           // [chunks][blocks][N][lane]
-  float *grad, *dA;             // [blocks][N][lane]: G of the step after; the direction's dA
-  float *dB, *dC;               // [chunk][N][lane], summed over the blocks
-  float *decays, *states;       // [chunk][N][lane] of one block; states one step longer, with h before the chunk first
+  float* checkpoints;      // [chunks][blocks][N][lane]
+  float *grad, *dA;        // [blocks][N][lane]: G of the step after; the direction's dA
+  float *dB, *dC;          // [chunk][N][lane], summed over the blocks
+  float *decays, *states;  // [chunk][N][lane] of one block; states one step longer, with h before the chunk first
   float *dy, *by_decay, *by_input;  // [chunk][lane] of one block: sum_n G A' exp() h and sum_n G B
-  float *dD, *dbias;            // [blocks][lane]
-  float* du;                    // [P][blocks][lane] where the directions share u, else null
+  float *dD, *dbias;                // [blocks][lane]
+  float* du;                        // [P][blocks][lane] where the directions share u, else null
 
   BackwardScratch(const Problem& p, int64_t width, Arena& arena) : forward(p, width, arena) {
     const int64_t lanes = forward.blocks * kWidth, of_chunk = kChunk * p.states * kWidth;
@@ -56,7 +56,7 @@ static inline Vec sigmoid(Vec x) {
 }
 
 // Fills `decays` and `states` for one block of a chunk, from the state before it.
-template <bool kInRange>
+template <Exponents kExponents>
 static void replay(const BackwardScratch& m, int64_t block, int64_t states, const float* before, int64_t steps) {
   const ForwardScratch& f = m.forward;
   const float *a = f.a + block * states * kWidth, *dt = f.dt + block * f.stride, *x = f.x + block * f.stride;
@@ -65,7 +65,7 @@ static void replay(const BackwardScratch& m, int64_t block, int64_t states, cons
     const Vec t = load(dt + s * kWidth), input = load(x + s * kWidth);
     for (int64_t n = 0; n < states; ++n) {
       const int64_t at = (s * states + n) * kWidth;
-      const Vec decay = kInRange ? exp2_in_range(t, load(a + n * kWidth)) : exp2_any(t, load(a + n * kWidth));
+      const Vec decay = exp2<kExponents>(t, load(a + n * kWidth));
       store(m.decays + at, decay);
       store(m.states + at + states * kWidth, fma(decay, load(m.states + at), input * broadcast(f.B + s * states + n)));
     }
@@ -119,7 +119,7 @@ class DirectionBackward {
     const int64_t lanes = f_.blocks * kWidth, weights = g_ * p_.channels + task_.first;
     const size_t lane_bytes = static_cast<size_t>(lanes) * sizeof(float);
     const size_t state_bytes = lane_bytes * static_cast<size_t>(p_.states);
-    load_decay(p_, g_, task_.first, task_.width, f_.a, f_.limit);
+    load_decay(p_, g_, task_.first, task_.width, f_.a, f_.small, f_.decaying);
     load_weights(p_.delta_bias, weights, f_.bias);
     load_weights(p_.D, weights, f_.skip);
     if (p_.steps < p_.positions) clear_unvisited();
@@ -128,10 +128,8 @@ class DirectionBackward {
     for (int64_t chunk = 0; chunk < chunks_of(p_); ++chunk) {
       memcpy(m_.checkpoints + chunk * lanes * p_.states, f_.h, state_bytes);
       if (chunk + 1 == chunks_of(p_)) break;  // the walk back recomputes the last chunk anyway
-      const bool in_range = read_chunk(chunk);
-      for (int64_t i = 0; i < f_.blocks; ++i) {
-        in_range ? advance_all<true>(f_, i, p_.states, steps_of(chunk)) : advance_all<false>(f_, i, p_.states, steps_of(chunk));
-      }
+      const bool all_small = read_chunk(chunk);
+      advance_blocks(f_, p_.states, steps_of(chunk), all_small);
     }
 
     memset(m_.grad, 0, state_bytes);
@@ -172,19 +170,24 @@ class DirectionBackward {
     load_states<T>(p_.B, p_, task_.batch, g_, order, steps, f_.B);
     load_states<T>(p_.C, p_, task_.batch, g_, order, steps, f_.C);
     const ForwardTask task{task_.problem, task_.batch, task_.first, task_.width, nullptr, nullptr};
-    return p_.softplus ? load_steps<T, true>(task, f_, g_, order, steps) : load_steps<T, false>(task, f_, g_, order, steps);
+    return p_.softplus ? load_steps<T, true>(task, f_, g_, order, steps)
+                       : load_steps<T, false>(task, f_, g_, order, steps);
   }
 
   void walk_back(int64_t chunk) const {
     const int32_t* order = order_of(chunk);
     const int64_t steps = steps_of(chunk);
-    const bool in_range = read_chunk(chunk);
+    const bool all_small = read_chunk(chunk);
     memset(m_.dB, 0, static_cast<size_t>(steps * p_.states * kWidth) * sizeof(float));
     memset(m_.dC, 0, static_cast<size_t>(steps * p_.states * kWidth) * sizeof(float));
     for (int64_t i = 0; i < f_.blocks; ++i) {
       const int64_t d = i * kWidth, left = task_.width - d;
       const float* before = m_.checkpoints + (chunk * f_.blocks + i) * kWidth * p_.states;
-      in_range ? replay<true>(m_, i, p_.states, before, steps) : replay<false>(m_, i, p_.states, before, steps);
+      switch (all_small ? Exponents::kSmall : exponents_of(f_, i, steps)) {
+        case Exponents::kSmall: replay<Exponents::kSmall>(m_, i, p_.states, before, steps); break;
+        case Exponents::kDecaying: replay<Exponents::kDecaying>(m_, i, p_.states, before, steps); break;
+        case Exponents::kAny: replay<Exponents::kAny>(m_, i, p_.states, before, steps); break;
+      }
       const T* dy = static_cast<const T*>(task_.dy) + task_.first + d;
       for (int64_t s = 0; s < steps; ++s) {
         store(m_.dy + s * kWidth, load_lanes(dy + row(order[s]) * p_.channels, left));

@@ -6,12 +6,20 @@
 
 namespace edgemamba {
 
-namespace isa_scalar { extern const Kernels kernels; }
+namespace isa_scalar {
+extern const Kernels kernels;
+}
 #if defined(__x86_64__)
-namespace isa_avx2 { extern const Kernels kernels; }
-namespace isa_avx512 { extern const Kernels kernels; }
+namespace isa_avx2 {
+extern const Kernels kernels;
+}
+namespace isa_avx512 {
+extern const Kernels kernels;
+}
 #elif defined(__aarch64__)
-namespace isa_neon { extern const Kernels kernels; }
+namespace isa_neon {
+extern const Kernels kernels;
+}
 #endif
 
 namespace {

@@ -1,17 +1,20 @@
 // The forward scan of one task. Included inside the namespace of its instruction set.
 //
 // Steps are taken in chunks. A chunk is first read row by row (channels are contiguous), converted to float32, and laid
-// out so that each block of kWidth channels has its steps one after the other; then each block advances through the whole
-// chunk with its states at hand; then the outputs are written row by row. So memory is streamed once, in whole rows,
-// whatever the scan order, and the inner loop knows nothing of data types, orders or tails.
+// out so that each block of kWidth channels has its steps one after the other; then each block advances through the
+// whole chunk with its states at hand; then the outputs are written row by row. So memory is streamed once, in whole
+// rows, whatever the scan order, and the inner loop knows nothing of data types, orders or tails.
 
 constexpr int64_t kChunk = 32;
+
+// Neighbouring blocks whose softplus is computed together.
+constexpr int kTogether = 4;
 
 struct ForwardScratch {
   int64_t blocks;  // of kWidth channels
   int64_t stride;  // floats from one block to the next in dt, x and out: one line more than needed, as the blocks of a
                    // power-of-two stride would all fall into the same few sets of the first-level cache
-  float *a, *limit, *bias, *skip, *h, *dt, *x, *out, *B, *C;
+  float *a, *small, *decaying, *bias, *skip, *h, *dt, *x, *out, *B, *C;
   float* total;  // float32 sum over the directions, where y is narrower and there are several; else null
 
   ForwardScratch(const Problem& p, int64_t width, Arena& arena)
@@ -19,7 +22,8 @@ struct ForwardScratch {
     const int64_t lanes = blocks * kWidth;
     a = arena.take(lanes * p.states);
     h = arena.take(lanes * p.states);
-    limit = arena.take(lanes);
+    small = arena.take(lanes);
+    decaying = arena.take(lanes);
     bias = arena.take(lanes);
     skip = arena.take(lanes);
     dt = arena.take(blocks * stride);
@@ -39,87 +43,114 @@ static size_t forward_scratch(const Problem& p, int64_t width) {
   return arena.used();
 }
 
-// Reads delta and u of one chunk: dt, x = dt * u, and out = D * u. False where a step is too large for exp2_in_range.
+// Step s of K neighbouring blocks from `block` on, of which `left` channels are the task's: dt, x = dt * u and
+// out = D * u. Says in which lanes some exponent is not small.
+template <int K, bool kSoftplus, typename T>
+static inline Mask load_step(const ForwardScratch& m, int64_t block, int64_t s, const T* delta, const T* u,
+                             int64_t left) {
+  const int64_t lane = block * kWidth;
+  Vec dt[K];
+  for (int k = 0; k < K; ++k) {
+    dt[k] = load_lanes(delta + k * kWidth, left - k * kWidth) + load(m.bias + lane + k * kWidth);
+  }
+  if (kSoftplus) softplus<K>(dt);
+  Mask large = none();
+  for (int k = 0; k < K; ++k) {
+    const int64_t at = (block + k) * m.stride + s * kWidth;
+    const Vec here = load_lanes(u + k * kWidth, left - k * kWidth);
+    large = large | not_below_or_equal(kSoftplus ? dt[k] : abs(dt[k]), load(m.small + lane + k * kWidth));
+    store(m.dt + at, dt[k]);
+    store(m.x + at, dt[k] * here);
+    store(m.out + at, load(m.skip + lane + k * kWidth) * here);
+  }
+  return large;
+}
+
+// Reads delta and u of one chunk, row by row. True where all exponents are small.
 template <typename T, bool kSoftplus>
 static bool load_steps(const ForwardTask& task, const ForwardScratch& m, int64_t direction, const int32_t* order,
                        int64_t steps) {
   const Problem& p = *task.problem;
   const int64_t u_direction = p.u_directions == 1 ? 0 : direction;
-  const int64_t row0 = task.batch * p.positions;
   Mask large = none();
   for (int64_t s = 0; s < steps; ++s) {
-    const int64_t row = row0 + order[s];
+    const int64_t row = task.batch * p.positions + order[s];
     const T* delta = static_cast<const T*>(p.delta) + (row * p.directions + direction) * p.channels + task.first;
     const T* u = static_cast<const T*>(p.u) + (row * p.u_directions + u_direction) * p.channels + task.first;
-    for (int64_t i = 0; i < m.blocks; ++i) {
-      const int64_t d = i * kWidth, left = task.width - d, at = i * m.stride + s * kWidth;
-      Vec dt = load_lanes(delta + d, left) + load(m.bias + d);
-      if (kSoftplus) dt = softplus(dt);
-      large = large | not_below_or_equal(kSoftplus ? dt : abs(dt), load(m.limit + d));
-      const Vec here = load_lanes(u + d, left);
-      store(m.dt + at, dt);
-      store(m.x + at, dt * here);
-      store(m.out + at, load(m.skip + d) * here);
+    int64_t i = 0, d = 0;
+    for (; i + kTogether <= m.blocks; i += kTogether, d += kTogether * kWidth) {
+      large = large | load_step<kTogether, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
+    }
+    for (; i < m.blocks; ++i, d += kWidth) {
+      large = large | load_step<1, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
     }
   }
   return !any(large);
 }
 
-// kStates states of one block through a chunk: out += <C, h>. B and C have `row` floats a step.
-#ifndef EM_GROUP
-#define EM_GROUP 2
-#endif
-#ifndef EM_NB
-#define EM_NB 4
-#endif
-template <int kStates, bool kInRange>
+// The same for one block of a chunk in which some are not.
+static Exponents exponents_of(const ForwardScratch& m, int64_t block, int64_t steps) {
+  const float* dt = m.dt + block * m.stride;
+  const Vec small = load(m.small + block * kWidth), decaying = load(m.decaying + block * kWidth);
+  Mask large = none(), other = none();
+  for (int64_t s = 0; s < steps; ++s) {
+    const Vec t = load(dt + s * kWidth);
+    large = large | not_below_or_equal(abs(t), small);
+    other = other | not_below_or_equal(t, decaying) | not_below_or_equal(set(0.0f), t);
+  }
+  return !any(large) ? Exponents::kSmall : any(other) ? Exponents::kAny : Exponents::kDecaying;
+}
+
+// kStates states of one block through a chunk: out += <C, h>. B and C have `row` floats a step. The states stay in
+// registers; four of them leave enough of AVX2's sixteen for the exponentials in flight.
+template <int kStates, Exponents kExponents>
 static void advance(const float* a, float* h, const float* dt, const float* x, const float* B, const float* C,
                     int64_t row, int64_t steps, float* out) {
-  constexpr int kGroup = kStates < EM_GROUP ? kStates : EM_GROUP;
   Vec state[kStates];
-#pragma GCC unroll 16
   for (int n = 0; n < kStates; ++n) state[n] = load(h + n * kWidth);
   for (int64_t s = 0; s < steps; ++s, B += row, C += row) {
     const Vec t = load(dt + s * kWidth), input = load(x + s * kWidth);
-    Vec sum[2] = {load(out + s * kWidth), set(0.0f)};
-#pragma GCC unroll 16
-    for (int n = 0; n < kStates; n += kGroup) {
-      Vec decay[kGroup];
-      if (kInRange) {
-        exp2_in_range_group<kGroup>(t, a + n * kWidth, decay);
-      } else {
-        for (int k = 0; k < kGroup; ++k) decay[k] = exp2_any(t, load(a + (n + k) * kWidth));
-      }
-#pragma GCC unroll 16
-      for (int k = 0; k < kGroup; ++k) {
-        state[n + k] = fma(decay[k], state[n + k], input * broadcast(B + n + k));
-        sum[k % 2] = fma(state[n + k], broadcast(C + n + k), sum[k % 2]);
-      }
+    Vec sum = load(out + s * kWidth);
+    for (int n = 0; n < kStates; ++n) {
+      const Vec decay = exp2<kExponents>(t, load(a + n * kWidth));
+      state[n] = fma(decay, state[n], input * broadcast(B + n));
+      sum = fma(state[n], broadcast(C + n), sum);
     }
-    store(out + s * kWidth, kGroup > 1 ? sum[0] + sum[1] : sum[0]);
+    store(out + s * kWidth, sum);
   }
-#pragma GCC unroll 16
   for (int n = 0; n < kStates; ++n) store(h + n * kWidth, state[n]);
 }
 
-template <bool kInRange>
-static void advance_all(const ForwardScratch& m, int64_t block, int64_t states, int64_t steps) {
+template <Exponents kExponents>
+static void advance_states(const ForwardScratch& m, int64_t block, int64_t states, int64_t steps) {
   const float* a = m.a + block * states * kWidth;
   float* h = m.h + block * states * kWidth;
   const float *dt = m.dt + block * m.stride, *x = m.x + block * m.stride;
   float* out = m.out + block * m.stride;
   int64_t n = 0;
-#define EM_ADVANCE(count)                                                                                       \
-  for (; n + count <= states; n += count)                                                                       \
-  advance<count, kInRange>(a + n * kWidth, h + n * kWidth, dt, x, m.B + n, m.C + n, states, steps, out)
-  EM_ADVANCE(EM_NB);
-  EM_ADVANCE(1);
-#undef EM_ADVANCE
+  for (; n + 4 <= states; n += 4) {
+    advance<4, kExponents>(a + n * kWidth, h + n * kWidth, dt, x, m.B + n, m.C + n, states, steps, out);
+  }
+  for (; n < states; ++n) {
+    advance<1, kExponents>(a + n * kWidth, h + n * kWidth, dt, x, m.B + n, m.C + n, states, steps, out);
+  }
+}
+
+// All blocks through one chunk; `all_small` as load_steps found it.
+static void advance_blocks(const ForwardScratch& m, int64_t states, int64_t steps, bool all_small) {
+  for (int64_t i = 0; i < m.blocks; ++i) {
+    switch (all_small ? Exponents::kSmall : exponents_of(m, i, steps)) {
+      case Exponents::kSmall: advance_states<Exponents::kSmall>(m, i, states, steps); break;
+      case Exponents::kDecaying: advance_states<Exponents::kDecaying>(m, i, states, steps); break;
+      case Exponents::kAny: advance_states<Exponents::kAny>(m, i, states, steps); break;
+    }
+  }
 }
 
 // Adds the outputs of a chunk to their rows, or starts the rows with them.
 template <typename T, bool kAdd>
-static void store_steps(const ForwardScratch& m, const int32_t* order, int64_t steps, int64_t width, T* y, int64_t row) {
+static void store_steps(const ForwardScratch& m, const int32_t* order, int64_t steps, int64_t width, T* y,
+                        int64_t row) {
   for (int64_t s = 0; s < steps; ++s) {
     T* out = y + order[s] * row;
     for (int64_t i = 0; i < m.blocks; ++i) {
@@ -142,7 +173,7 @@ static void scan_directions(const ForwardTask& task, const ForwardScratch& m, Ou
   if (p.steps < p.positions) clear_rows(y, p.positions, task.width, row);
   for (int64_t g = 0; g < p.directions; ++g) {
     const int64_t weights = g * p.channels + task.first, lanes = m.blocks * kWidth;
-    load_decay(p, g, task.first, task.width, m.a, m.limit);
+    load_decay(p, g, task.first, task.width, m.a, m.small, m.decaying);
     memset(m.bias, 0, static_cast<size_t>(lanes) * sizeof(float));
     memset(m.skip, 0, static_cast<size_t>(lanes) * sizeof(float));
     memcpy(m.bias, static_cast<const float*>(p.delta_bias) + weights, static_cast<size_t>(task.width) * sizeof(float));
@@ -153,15 +184,9 @@ static void scan_directions(const ForwardTask& task, const ForwardScratch& m, Ou
       const int64_t steps = p.steps - first < kChunk ? p.steps - first : kChunk;
       load_states<T>(p.B, p, task.batch, g, order, steps, m.B);
       load_states<T>(p.C, p, task.batch, g, order, steps, m.C);
-      const bool in_range = p.softplus ? load_steps<T, true>(task, m, g, order, steps)
-                                       : load_steps<T, false>(task, m, g, order, steps);
-      for (int64_t i = 0; i < m.blocks; ++i) {
-        if (in_range) {
-          advance_all<true>(m, i, p.states, steps);
-        } else {
-          advance_all<false>(m, i, p.states, steps);
-        }
-      }
+      const bool all_small =
+          p.softplus ? load_steps<T, true>(task, m, g, order, steps) : load_steps<T, false>(task, m, g, order, steps);
+      advance_blocks(m, p.states, steps, all_small);
       if (g == 0 && p.steps == p.positions) {
         store_steps<Out, false>(m, order, steps, task.width, y, row);
       } else {

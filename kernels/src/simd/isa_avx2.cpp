@@ -22,7 +22,7 @@ namespace {
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {"x86-64-v3", kWidth, forward_scratch, forward, backward_scratch, backward};
+const Kernels kernels = {"x86-64-v3", forward_scratch, forward, backward_scratch, backward};
 
 }  // namespace isa_avx2
 }  // namespace edgemamba

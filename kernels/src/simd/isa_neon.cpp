@@ -22,7 +22,7 @@ namespace {
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {"neon", kWidth, forward_scratch, forward, backward_scratch, backward};
+const Kernels kernels = {"neon", forward_scratch, forward, backward_scratch, backward};
 
 }  // namespace isa_neon
 }  // namespace edgemamba

@@ -21,7 +21,7 @@ namespace {
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {"scalar", kWidth, forward_scratch, forward, backward_scratch, backward};
+const Kernels kernels = {"scalar", forward_scratch, forward, backward_scratch, backward};
 
 }  // namespace isa_scalar
 }  // namespace edgemamba

@@ -20,8 +20,8 @@ struct ForwardTask {
 };
 
 // What a backward task adds up and leaves to its caller to combine, in float32. dB and dC are this block of channels'
-// share of one batch element's (P, G, N), and come zeroed; dA (G, D, N), dD and dbias (G, D) are one batch element's, of
-// which a task writes its channels.
+// share of one batch element's (P, G, N), and come zeroed; dA (G, D, N), dD and dbias (G, D) are one batch element's,
+// of which a task writes its channels.
 struct Shares {
   float* dB;
   float* dC;
@@ -42,7 +42,6 @@ struct BackwardTask {
 
 struct Kernels {
   const char* name;
-  int64_t width;  // channels in a vector: tasks begin at a multiple of it
   size_t (*forward_scratch)(const Problem& problem, int64_t width);
   void (*forward)(const ForwardTask& task);
   size_t (*backward_scratch)(const Problem& problem, int64_t width);

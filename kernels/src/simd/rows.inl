@@ -77,22 +77,25 @@ class FlushSubnormals {
   FlushSubnormals(const FlushSubnormals&) = delete;
 };
 
-// exp(dt A) = exp2(dt * A log2(e)): A of one direction as [block][n][lane], and for each channel the largest |dt| for
-// which exp2_in_range may be used for all its states (negative: never).
-static void load_decay(const Problem& p, int64_t direction, int64_t first, int64_t width, float* a, float* limit) {
+// exp(dt A) = exp2(dt * A log2(e)): A of one direction as [block][n][lane]. For each channel the largest |dt| that
+// keeps all its exponents small (negative: none does), and the largest dt >= 0 that keeps them decaying or small.
+static void load_decay(const Problem& p, int64_t direction, int64_t first, int64_t width, float* a, float* small,
+                       float* decaying) {
   const float* A = static_cast<const float*>(p.A) + (direction * p.channels + first) * p.states;
   for (int64_t d = 0; d < round_up(width, kWidth); ++d) {
     float* out = a + d / kWidth * p.states * kWidth + d % kWidth;
     float largest = 0.0f;
-    bool finite = true;
+    bool finite = true, negative = true;
     for (int64_t n = 0; n < p.states; ++n) {
       const float value = d < width ? A[d * p.states + n] * kLog2E : 0.0f;
       const float size = value < 0.0f ? -value : value;
       finite = finite && size <= 1e30f;
+      negative = negative && value <= 0.0f;
       largest = size > largest ? size : largest;
       out[n * kWidth] = value;
     }
-    limit[d] = finite ? kExponentLimit / (largest > 1e-28f ? largest : 1e-28f) : -1.0f;
+    small[d] = finite ? kExponentLimit / (largest > 1e-28f ? largest : 1e-28f) : -1.0f;
+    decaying[d] = finite && negative ? 1e30f : small[d];
   }
 }
 
@@ -103,6 +106,7 @@ static void load_states(const void* source, const Problem& p, int64_t batch, int
   const T* rows = static_cast<const T*>(source) + (batch * p.positions * p.directions + direction) * p.states;
   for (int64_t s = 0; s < steps; ++s, out += p.states) {
     const T* row = rows + static_cast<int64_t>(order[s]) * p.directions * p.states;
-    for (int64_t n = 0; n < p.states; n += kWidth) store_lanes(out + n, load_lanes(row + n, p.states - n), p.states - n);
+    for (int64_t n = 0; n < p.states; n += kWidth)
+      store_lanes(out + n, load_lanes(row + n, p.states - n), p.states - n);
   }
 }

@@ -28,7 +28,8 @@ static inline void store(BFloat16* p, Vec a) {
   const __m256i even = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
   const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
   const __m256 is_nan = _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q);
-  const __m256i chosen = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(even), _mm256_castsi256_ps(quiet), is_nan));
+  const __m256i chosen =
+      _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(even), _mm256_castsi256_ps(quiet), is_nan));
   const __m256i high = _mm256_srli_epi32(chosen, 16);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
@@ -45,7 +46,7 @@ static inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a
 static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 
-// a * 2^i, where the low bits of `magic` hold i (see exp2_in_range) and the result is a normal number.
+// a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
 static inline Vec scale(Vec a, Vec magic) {
   const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(magic.v), 23);
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), shifted))};

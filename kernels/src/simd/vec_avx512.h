@@ -43,7 +43,7 @@ static inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
 static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 
-// a * 2^i, where the low bits of `magic` hold i (see exp2_in_range) and the result is a normal number.
+// a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
 static inline Vec scale(Vec a, Vec magic) {
   const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(magic.v), 23);
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), shifted))};

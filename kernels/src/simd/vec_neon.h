@@ -41,7 +41,7 @@ static inline Vec abs(Vec a) { return {vabsq_f32(a.v)}; }
 static inline Vec max(Vec a, Vec b) { return {vmaxq_f32(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {vminq_f32(a.v, b.v)}; }
 
-// a * 2^i, where the low bits of `magic` hold i (see exp2_in_range) and the result is a normal number.
+// a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
 static inline Vec scale(Vec a, Vec magic) {
   const uint32x4_t shifted = vshlq_n_u32(vreinterpretq_u32_f32(magic.v), 23);
   return {vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a.v), shifted))};

@@ -28,8 +28,10 @@ static inline Vec abs(Vec a) { return {bits_to_float(float_to_bits(a.v) & 0x7fff
 static inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 static inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
 
-// a * 2^i, where the low bits of `magic` hold i (see exp2_in_range) and the result is a normal number.
-static inline Vec scale(Vec a, Vec magic) { return {bits_to_float(float_to_bits(a.v) + (float_to_bits(magic.v) << 23))}; }
+// a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
+static inline Vec scale(Vec a, Vec magic) {
+  return {bits_to_float(float_to_bits(a.v) + (float_to_bits(magic.v) << 23))};
+}
 
 static inline Mask none() { return {false}; }
 static inline Mask not_below_or_equal(Vec a, Vec b) { return {!(a.v <= b.v)}; }
