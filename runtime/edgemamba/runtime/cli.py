@@ -54,6 +54,8 @@ VERBS = {
     ),
 }
 
+# What shells report of a command that SIGINT ended.
+_INTERRUPTED = 130
 
 USAGE = """Vision-Mamba backbones from PyTorch checkpoints to engines and streams, with proof of parity.
 
@@ -93,6 +95,9 @@ def _run(verb: str, arguments: list[str]) -> int:
         app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
         app.command(name=verb)(VERBS[verb].load())
         status = app(arguments, prog_name=f"edgemamba {verb}", standalone_mode=False)
+        # Depending on its version, typer turns Ctrl-C into an Abort or into this status.
+        if status == _INTERRUPTED:
+            _fail("interrupted", _INTERRUPTED)
         return status if isinstance(status, int) else 0
     except EdgeMambaError as error:
         _fail(str(error), error.exit_code)
@@ -102,7 +107,7 @@ def _run(verb: str, arguments: list[str]) -> int:
             raise
         _fail(missing_message(top, f"`edgemamba {verb}`"), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:  # `edgemamba models | head`
         sys.stderr.close()
         return 0
