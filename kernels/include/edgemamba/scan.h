@@ -75,13 +75,15 @@ EM_API int em_abi_version(void);
 EM_API int em_selective_scan(const em_scan_inputs* inputs, const em_tensor* y, const em_executor* executor,
                              char* message, size_t message_size);
 
-/* Gradients of sum(y * dy). States are recomputed from checkpoints, O(sqrt(S) * N * D) memory per (batch, direction). */
+/* Gradients of sum(y * dy). States are recomputed from a checkpoint at every 32nd step (float64: every sqrt(S)-th): a
+ * running task holds S / 32 * N floats for each of its channels, never S * N. The sums are added in an order that does not
+ * depend on the threads: the same call gives the same bits on any number of them. */
 EM_API int em_selective_scan_backward(const em_scan_inputs* inputs, const em_tensor* dy,
                                       const em_scan_gradients* gradients, const em_executor* executor, char* message,
                                       size_t message_size);
 
-/* The instruction set in use: "scalar", "x86-64-v3", "x86-64-v4" or "neon". EDGEMAMBA_ISA in the environment forces one of those
- * that this machine can run. em_isa_list: all that it can run, best first, separated by commas. */
+/* The instruction set in use: "scalar", "x86-64-v3", "x86-64-v4" or "neon". EDGEMAMBA_ISA in the environment forces one
+ * of those that this machine can run. em_isa_list: all that it can run, best first, separated by commas. */
 EM_API const char* em_isa(void);
 EM_API const char* em_isa_list(void);
 

@@ -81,6 +81,9 @@ static bool load_steps(const ForwardTask& task, const ForwardScratch& m, int64_t
     for (; i + kTogether <= m.blocks; i += kTogether, d += kTogether * kWidth) {
       large = large | load_step<kTogether, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
     }
+    for (; i + 2 <= m.blocks; i += 2, d += 2 * kWidth) {
+      large = large | load_step<2, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
+    }
     for (; i < m.blocks; ++i, d += kWidth) {
       large = large | load_step<1, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
     }
