@@ -14,8 +14,8 @@ namespace {
 
 // Below this many state updates (some 20 microseconds on one core) a second thread costs more than it brings.
 constexpr int64_t kWorthAThread = 100000;
-// Tasks for each thread: one to spare, for a thread that was kept from its core. Each cut costs: at D = 384 four tasks take
-// 2 % longer in all than one, eight take 8 %.
+// Tasks for each thread: one to spare, for a thread that was kept from its core. Each cut costs: at D = 384 four tasks
+// take 2 % longer in all than one, eight take 8 %.
 constexpr int64_t kTasksPerThread = 2;
 // Channels are cut at cache lines of float32, which is also a multiple of every vector width.
 constexpr int64_t kLine = 16;
