@@ -13,7 +13,7 @@ from edgemamba.train.metrics import ClassificationMetrics, Scores
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[Batch], num_classes: int) -> Scores:
-    """Score ``model``, as it is and where it is, on every readable picture.
+    """Score ``model``, as it is and where it is, on every readable picture; on this rank alone.
 
     Args:
         model: logits (B, num_classes) from normalised pictures (B, 3, H, W); it is put into evaluation mode and back.
@@ -21,7 +21,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], num_classes: int) -> Sc
         num_classes: of the data set.
     """
     device = next(model.parameters()).device
-    metrics = ClassificationMetrics(num_classes).to(device)
+    metrics = ClassificationMetrics(num_classes, all_ranks=False).to(device)
     was_training = model.training
     model.eval()
     for batch in batches:

@@ -34,14 +34,19 @@ class Scores:
 
 
 class ClassificationMetrics(nn.Module):
-    """Accumulates logits batch by batch; the states live on the module's device and are summed over ranks."""
+    """Accumulates logits batch by batch, on the module's device.
 
-    def __init__(self, num_classes: int) -> None:
+    Args:
+        num_classes: columns of the logits.
+        all_ranks: sum over the ranks of a distributed run; then all of them must call :meth:`compute`.
+    """
+
+    def __init__(self, num_classes: int, *, all_ranks: bool = True) -> None:
         super().__init__()
-        self.loss = MeanMetric()
-        self.top1 = MulticlassAccuracy(num_classes, average="micro")
-        self.auc = MulticlassAUROC(num_classes, average=None)
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.loss = MeanMetric(sync_on_compute=all_ranks)
+        self.top1 = MulticlassAccuracy(num_classes, average="micro", sync_on_compute=all_ranks)
+        self.auc = MulticlassAUROC(num_classes, average=None, sync_on_compute=all_ranks)
+        self.confusion = MulticlassConfusionMatrix(num_classes, sync_on_compute=all_ranks)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add float32 logits (B, num_classes) and int64 labels (B,)."""

@@ -58,7 +58,7 @@ class PicturesModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         items = TrainingItems(self.dataset.train, self._training_transform, self.seed)
-        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        world_size, rank = self._place()
         sampler = EpochSampler(items, world_size=world_size, rank=rank, seed=self.seed)
         return ResumableLoader(
             items,
@@ -72,18 +72,25 @@ class PicturesModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self.evaluation_loader(self.dataset.val)
+        # Every rank its own pictures, and each picture once: a DistributedSampler would repeat some to even the ranks out.
+        world_size, rank = self._place()
+        return self.evaluation_loader(self.dataset.val, range(rank, len(self.dataset.val), world_size))
 
-    def evaluation_loader(self, pictures: PictureSet) -> DataLoader[Batch]:
-        """Batches of a part as the device sees it, in order."""
+    def evaluation_loader(self, pictures: PictureSet, indices: range | None = None) -> DataLoader[Batch]:
+        """Batches of a part (or of some of it) as the device sees it, in order."""
         return DataLoader(
             EvaluationItems(pictures, self._evaluation_transform),  # type: ignore[arg-type]
+            sampler=range(len(pictures)) if indices is None else indices,
             batch_size=self.batch_size,
             collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _place(self) -> tuple[int, int]:
+        """World size and rank."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def note_unreadable(self, found: dict[str, str]) -> dict[str, str]:
         """Count pictures that could not be read.
