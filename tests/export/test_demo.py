@@ -31,6 +31,7 @@ from edgemamba.export.demo.planes import (
 )
 from edgemamba.runtime import open_source
 from edgemamba.runtime.bundle import Bundle
+from edgemamba.runtime.cli import main
 from edgemamba.train.data import Part, open_dataset
 
 
@@ -115,6 +116,15 @@ def test_folders_are_never_reused(tmp_path: Path) -> None:
         found = next_free(folder)
         assert found.name == expected
         found.mkdir()
+
+
+def test_without_nilearn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--out", str(tmp_path / "demo")])
+    assert stop.value.code == 2
+    assert 'pip install "edgemamba[demo]"' in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.slow
