@@ -53,7 +53,25 @@ def tiny(data: Path, out: Path, **changes: Any) -> TrainingSettings:
     return TrainingSettings.parse(**(fields | changes))
 
 
-TINY_OPTIONS = (
-    "--model medmamba_t --set dims=16,32 --set depths=1,1 --set d_state=4 --image-size 32 --batch-size 4 --workers 0 "
-    "--epochs 1 --accelerator cpu --limit-train-batches 1"
-).split()
+TINY_OPTIONS = [
+    "--model",
+    "medmamba_t",
+    "--set",
+    "dims=16,32",
+    "--set",
+    "depths=1,1",
+    "--set",
+    "d_state=4",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "4",
+    "--workers",
+    "0",
+    "--epochs",
+    "1",
+    "--accelerator",
+    "cpu",
+    "--limit-train-batches",
+    "1",
+]
