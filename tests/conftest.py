@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# OpenMP's threads (PyTorch's) wait for each other by spinning, which on a shared machine was seen to make a training step
+# thirty times slower. Read when torch is first imported, here and in the tests' subprocesses.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 BUNDLED_GOLDEN = Path(__file__).parent / "golden"
 

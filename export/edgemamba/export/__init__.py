@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgemamba.export.verification import verify
-
     from edgemamba.export.exporting import export
+    from edgemamba.export.verification import verify
 
 __all__ = ["export", "verify"]
 

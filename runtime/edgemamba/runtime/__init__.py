@@ -11,13 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgemamba.runtime.sources import open_source
-    from edgemamba.runtime.streaming import stream
-
     from edgemamba.runtime.bundle import Bundle
     from edgemamba.runtime.engines import Engine, load
     from edgemamba.runtime.frames import Frame
     from edgemamba.runtime.predictions import Predictions
+    from edgemamba.runtime.sources import open_source
+    from edgemamba.runtime.streaming import stream
 
 __all__ = ["Bundle", "Engine", "Frame", "Predictions", "__version__", "load", "open_source", "stream"]
 
