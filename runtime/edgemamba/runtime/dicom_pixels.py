@@ -229,7 +229,7 @@ class DicomImage:
 
     def _no_pixel_data(self) -> str:
         kind = getattr(self._dataset.get("SOPClassUID"), "name", "")
-        cut = "; it is cut short" if "Rows" in self._dataset else ""
+        cut = "; perhaps it was cut short" if "Rows" in self._dataset else ""
         return f"the file{f' ({kind})' if kind else ''} has no pixel data (7FE0,0010){cut}"
 
     def _check_elements(self, pydicom: Any) -> None:

@@ -108,6 +108,8 @@ def read_file(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is refused: {_pickle_reason(error)}") from None
+    except KeyError:  # what the unpickler makes of text: the key is a byte of it, and says nothing to a reader
+        raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from None
     except Exception as error:  # a damaged file makes the readers fail in any way they can
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged: {_first_line(error)}") from None
     if not isinstance(content, dict):
