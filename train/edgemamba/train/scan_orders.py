@@ -79,7 +79,7 @@ def get_order(name: str) -> ScanOrder:
         raise ScanArgumentError(f"scan order {name!r} is not known; nearest: {', '.join(near)}") from None
 
 
-def scan_order(name: str, size: Size, device: torch.device | None = None) -> Tensor:
+def scan_order(name: str, size: Size, device: torch.device | None = None, directions: int | None = None) -> Tensor:
     """The order ``name`` over a grid.
 
     Args:
@@ -87,12 +87,15 @@ def scan_order(name: str, size: Size, device: torch.device | None = None) -> Ten
         size: the grid's extents, outermost first: ``(height, width)`` for a map, ``(length,)`` for a sequence. Extents may
             be symbolic under ``torch.export``.
         device: where the tensor is made.
+        directions: rows that the caller's layer has. An order of one direction is extended to two by its reverse, and to
+            four, on a map, by the same walk over the transposed map and the reverses of both, as "cross" is to "raster".
 
     Returns:
         int32 (G, S); S is the number of positions for a full order.
 
     Raises:
-        ScanArgumentError: unknown name, wrong number of axes, or an extent below 1.
+        ScanArgumentError: unknown name, wrong number of axes, an extent below 1, or an order that does not extend to
+            ``directions``.
     """
     order = get_order(name)
     if order.axes is not None and len(size) != order.axes:
@@ -100,7 +103,25 @@ def scan_order(name: str, size: Size, device: torch.device | None = None) -> Ten
     for extent in size:
         if isinstance(extent, int) and extent < 1:
             raise ScanArgumentError(f"scan order {name!r} takes positive extents, not {tuple(size)}")
-    return order.build(size, device)
+    rows = order.build(size, device)
+    return rows if directions in (None, order.directions) else _extended(order, rows, size, directions)
+
+
+def _extended(order: ScanOrder, rows: Tensor, size: Size, directions: int | None) -> Tensor:
+    """An order of one direction in two or four."""
+    if order.directions == 1 and directions == 2:
+        return torch.cat([rows, rows.flip(1)])
+    if order.directions == 1 and directions == 4 and len(size) == 2:
+        height, width = size
+        # Positions of the transposed map, column * height + row, as positions of the map.
+        walk = order.build((width, height), rows.device)
+        transposed = (walk % height) * width + torch.div(walk, height, rounding_mode="floor")
+        both = torch.cat([rows, transposed.to(torch.int32)])
+        return torch.cat([both, both.flip(1)])
+    raise ScanArgumentError(
+        f"scan order {order.name!r} has {order.directions} direction(s), the layer needs {directions}; "
+        "an order of one direction extends to two and, on a map, to four"
+    )
 
 
 def _raster_row(size: Size, device: torch.device | None) -> Tensor:

@@ -19,6 +19,10 @@ class Backbone(nn.Module, ABC):
         preprocessing: how a picture becomes its input.
         num_classes: outputs of the classifier; 0 where it was removed.
         num_features: channels that the classifier reads.
+        feature_info: what maps :meth:`forward_features` can hand out, one entry each, in timm's words: ``num_chs``,
+            ``reduction`` (pixels a position stands for) and ``module`` (whose output it is).
+        out_indices: of a dense backbone (upstream's detection and segmentation form): indices of ``feature_info`` whose
+            maps, each through its own norm ``outnorm{i}``, :meth:`forward` returns instead of logits; empty for a classifier.
         grad_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
     """
 
@@ -28,22 +32,33 @@ class Backbone(nn.Module, ABC):
     num_classes: int
     num_features: int
     head: nn.Module
+    feature_info: list[dict[str, Any]]
+    out_indices: tuple[int, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.grad_checkpointing = False
 
     @abstractmethod
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pictures -> the last features, before pooling."""
+    def forward_features(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """(B, 3, H, W) normalised pictures -> the last features, before pooling.
+
+        Args:
+            maps: if given, the map of each entry of ``feature_info`` is appended: (B, num_chs, h, w), a stage's before its
+                downsampling and without the family's last norm.
+        """
 
     @abstractmethod
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features of :meth:`forward_features` -> logits (B, num_classes), or the classifier's input (B, num_features)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pictures -> logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, 3, H, W) normalised pictures -> logits (B, num_classes); the maps of ``out_indices`` of a dense backbone."""
+        if not self.out_indices:
+            return self.forward_head(self.forward_features(x))
+        maps: list[Tensor] = []
+        self.forward_features(x, maps)
+        return [self.get_submodule(f"outnorm{i}")(maps[i]) for i in self.out_indices]
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that an optimiser should not decay (vectors and biases aside, which it never should)."""
