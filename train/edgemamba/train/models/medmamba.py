@@ -135,11 +135,13 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor, grad_checkpointing: bool = False) -> Tensor:
-        """(B, H, W, C) -> (B, H // 2, W // 2, 2C), or the same shape in the last stage."""
+    def forward(self, x: Tensor, grad_checkpointing: bool = False, maps: list[Tensor] | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H // 2, W // 2, 2C), or the same shape in the last stage; before that, appended to ``maps``."""
         order = scan_order("cross", (x.shape[1], x.shape[2]), x.device)
         for block in self.blocks:
             x = checkpoint(block, x, order, use_reentrant=False) if grad_checkpointing else block(x, order)
+        if maps is not None:
+            maps.append(x.permute(0, 3, 1, 2))
         return self.downsample(x)
 
 
@@ -165,12 +167,16 @@ class MedMamba(Backbone):
             self.layers.append(Stage(blocks, nn.Identity() if last else PatchMerging(dim)))
         self.apply(_initialise)
         self.head = make_head(self.num_features, config.num_classes)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": config.patch_size * 2**i, "module": f"layers.{i}"}
+            for i, dim in enumerate(config.dims)
+        ]
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         """(B, 3, H, W) normalised pictures -> (B, h, w, C) map of the last stage, channels last."""
         x = self.pos_drop(self.patch_embed(x))
         for stage in self.layers:
-            x = stage(x, self.grad_checkpointing and self.training)
+            x = stage(x, self.grad_checkpointing and self.training, maps)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

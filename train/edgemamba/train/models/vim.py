@@ -136,11 +136,15 @@ class PatchEmbed(nn.Module):
 class Vim(Backbone):
     """Vision Mamba. Keys of the state are those of the official code (hustvl/Vim)."""
 
+    norm_path = "norm_f"
+    output_fmt = "NLC"
+
     config: VimConfig
 
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
         self.config = config
+        self.pooling = "token" if config.cls_token != "none" else {"mean": "avg"}.get(config.pool, config.pool)
         self.model_name = "vim"
         self.preprocessing = Preprocessing(size=config.img_size)
         self.num_classes, self.num_features = config.num_classes, config.embed_dim
@@ -161,9 +165,16 @@ class Vim(Backbone):
         self.drop_path = DropPath(config.drop_path_rate)
         self.norm_f = make_norm(config)
         self.head = make_head(dim, config.num_classes)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": config.stride, "module": f"layers.{i}"} for i in range(config.depth)
+        ]
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pictures -> (B, L, C) normalised tokens, class tokens included."""
+    def forward_features(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """(B, 3, H, W) normalised pictures -> (B, L, C) normalised tokens, class tokens included.
+
+        ``maps`` are of the residual stream after each block, patches only.
+        """
+        grid = self.config.grid_of(x.shape[-2], x.shape[-1])
         hidden = self.embed(x)
         order = scan_order("bidirectional", (hidden.shape[1],), hidden.device)
         residual: Tensor | None = None
@@ -176,6 +187,8 @@ class Vim(Backbone):
                 hidden, residual = checkpoint(block, hidden, residual, order, use_reentrant=False)
             else:
                 hidden, residual = block(hidden, residual, order)
+            if maps is not None:
+                maps.append(self._map(add_to_stream(residual, hidden, self.drop_path), grid))
         return self.norm_f(add_to_stream(residual, hidden, self.drop_path))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -232,6 +245,12 @@ class Vim(Backbone):
         rows = self.config.cls_rows(math.prod(own))
         cls, patches = split_rows(self.pos_embed, rows)
         return insert_rows(resize_grid(patches, own, grid), cls, self.config.cls_rows(math.prod(grid)))
+
+    def _map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, L, C) -> (B, C, rows, columns) without class tokens."""
+        for row in reversed(self.config.cls_rows(tokens.shape[1] - len(self._cls_names()))):
+            tokens = torch.cat([tokens[:, :row], tokens[:, row + 1 :]], dim=1)
+        return tokens.transpose(1, 2).unflatten(2, grid)
 
     def _cls_names(self) -> tuple[str, ...]:
         """Names of the class tokens' parameters, in the order of the sequence."""
