@@ -8,11 +8,14 @@ import fnmatch
 import importlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from edgemamba.train.feature_maps import FeatureMaps
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,26 @@ def model_entry(name: str) -> ModelEntry:
     return entry
 
 
-def create_model(name: str, num_classes: int | None = None, **options: Any) -> Backbone:
+@overload
+def create_model(
+    name: str, num_classes: int | None = None, *, features_only: Literal[False] = False, **options: Any
+) -> Backbone: ...
+@overload
+def create_model(
+    name: str, num_classes: int | None = None, *, features_only: Literal[True], **options: Any
+) -> FeatureMaps: ...
+def create_model(
+    name: str, num_classes: int | None = None, *, features_only: bool = False, **options: Any
+) -> Backbone | FeatureMaps:
     """Make a model with fresh weights.
 
     Args:
         name: a registered name or alias, see :func:`list_models`.
         num_classes: outputs of the classifier; by default as published; 0 for no classifier.
+        features_only: make it a :class:`edgemamba.train.feature_maps.FeatureMaps`, which returns a list of feature maps;
+            ``out_indices`` says which, by default one a stage (of a model with one resolution: those of the last 3 blocks).
+            They are the classifier's own, without norms; upstream's dense backbones, with a trained norm for each map, are
+            made by ``out_indices`` alone, in families that have them.
         **options: any field of the family's configuration, e.g. ``img_size=512`` (or ``(height, width)``),
             ``drop_path_rate=0.1``.
 
@@ -133,6 +150,11 @@ def create_model(name: str, num_classes: int | None = None, **options: Any) -> B
         ModelError: unknown name or option (the message names the nearest), or a value that the family refuses.
     """
     entry = model_entry(name)
+    if features_only:
+        from edgemamba.train.feature_maps import FeatureMaps  # imports timm, which takes longer than all the rest
+
+        indices = options.pop("out_indices", None)
+        return FeatureMaps(create_model(name, num_classes, **options), indices)
     if num_classes is not None:
         options["num_classes"] = num_classes
     known = [field.name for field in dataclasses.fields(entry.config)]

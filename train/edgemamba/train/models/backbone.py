@@ -227,6 +227,12 @@ class Backbone(nn.Module, ABC):
         self.set_submodule(self.classifier_path, head)
         self.num_classes, self._pooled = num_classes, pooled
 
+    def load_pretrained(self, path: str, prefix: str = "") -> None:
+        """What timm calls for a ``pretrained_cfg`` with ``custom_load``: :func:`edgemamba.train.load_checkpoint`."""
+        from edgemamba.train.checkpoint import load_checkpoint  # which imports this module
+
+        load_checkpoint(self, path)
+
     def _indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Indices of ``feature_info`` that :meth:`forward_intermediates` was asked for, counted from the beginning."""
         count = len(self.feature_info)
