@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from torch import Tensor
+
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone
@@ -30,6 +32,8 @@ class Family:
         build: config -> model.
         from_upstream: the official constructor's keywords -> config.
         recognise: whether a checkpoint's keys are of this family.
+        adapt: a checkpoint's tensors under other names or in other shapes that upstream has used, without wrappers' prefixes
+            -> the same under those of the model; what it does not know it leaves. None where there is one form only.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Family:
     build: Callable[[Any], Backbone]
     from_upstream: Callable[[Mapping[str, Any]], Any]
     recognise: Callable[[Collection[str]], bool]
+    adapt: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
