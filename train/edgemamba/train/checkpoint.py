@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import math
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,28 +10,19 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgemamba.runtime.errors import CheckpointError
 from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.train.checkpoint_adapting import fit, problems, renamed
+from edgemamba.train.checkpoint_files import first_line, read_file
+from edgemamba.train.checkpoint_layouts import Which, find_weights
 from edgemamba.train.models.backbone import Backbone
-from edgemamba.train.models.position import upstream_resize_pos_embed
 from edgemamba.train.registry import create_model, families
 
 FORMAT = 1
 #: Key of our own part of a training checkpoint.
 METADATA_KEY = "edgemamba"
-
-# What a pickle may hold beside tensors and plain containers. Namespaces are training scripts' arguments; nothing of one is
-# read or run, but the official files cannot be opened without it.
-ALLOWED_CLASSES = (argparse.Namespace,)
-
-# Where the weights are, in the order of preference: official files keep an average of the weights beside them and are
-# evaluated with the weights themselves, so "model" comes before its average.
-_LAYOUTS = ("state_dict", "model", "model_state_dict", "model_ema", "ema_model")
-_PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
-_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -46,182 +33,96 @@ class LoadReport:
         path: the file.
         layout: where in the file the weights were and which prefixes their keys had, e.g. ``model`` or
             ``state_dict, prefix module.``.
-        matched: number of tensors taken as they were.
-        adapted: tensors that were made to fit or left as they were in the model, with how: key -> one line.
+        matched: number of tensors whose values are the file's.
+        adapted: the others: resized, or left as they were in the model. Key -> how. Empty where the model is the file's.
+        notes: differences that change no value: other names, and what was left out because the model has no place for it.
     """
 
     path: Path
     layout: str
     matched: int
     adapted: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.path.name}: {self.matched} tensors from {self.layout}"]
-        return "\n".join(lines + [f"  {key}: {how}" for key, how in self.adapted.items()])
+        lines += [f"  {key}: {how}" for key, how in self.adapted.items()]
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
+def load_checkpoint(model: nn.Module, path: str | Path, which: Which = "weights") -> LoadReport:
     """Give a model the weights of a checkpoint, official or our own.
 
     Reads ``.safetensors``, and whatever :func:`torch.save` wrote (``.pth``, ``.pth.tar``, ``.pt``, ``.ckpt``); the latter
-    with ``weights_only=True`` and ``argparse.Namespace`` allowed, so that no code in a file is ever run. Weights may lie at
-    the top or under ``state_dict``, ``model``, ``model_state_dict`` or ``model_ema``, with the prefixes ``module.``,
-    ``model.``, ``backbone.`` in any nesting.
+    with ``weights_only=True`` and the stand-ins of :data:`edgemamba.train.checkpoint_files.STAND_INS` for the objects that
+    training scripts leave in their files, so that no code in or named by a file is ever run. Where upstream's files have
+    the weights is in :mod:`edgemamba.train.checkpoint_layouts`; what of a checkpoint is made to fit is in
+    :func:`edgemamba.train.checkpoint_adapting.fit`, and the report says what of it was done. Anything else is refused, and
+    the model is left as it was.
 
-    Two differences are bridged, and reported: a classifier for another number of classes is left out (the model keeps its
-    own, untrained one), and a position embedding for another grid is resized as upstream's fine-tuning does it (see
-    :func:`edgemamba.train.models.position.upstream_resize_pos_embed`). Anything else is refused, and the model is left as it
-    was.
+    Args:
+        model: a :class:`Backbone` (a classifier, a dense one, or a ``features_only`` one, which takes what it has kept).
+        path: of the file.
+        which: ``ema`` for the moving average of the weights instead of the weights. Official files that hold both are
+            evaluated with the weights; a file that holds nothing but the average is read for either.
 
     Raises:
-        CheckpointError: unreadable, unsafe, of another architecture, or with missing, unexpected or mis-shaped tensors.
+        CheckpointError: unreadable, unsafe, of another architecture, without an average that was asked for, or with
+            missing, unexpected or mis-shaped tensors.
     """
     path = Path(path)
-    state, layout = find_weights(read_file(path), path)
-    own = model.state_dict()
-    adapted: dict[str, str] = {}
-    state = dict(state)
-    _adapt_classifier(model, own, state, adapted)
-    _adapt_positions(model, own, state, adapted)
-    problems = _problems(own, state)
-    if problems:
-        other = _other_family(model, state)
-        raise CheckpointError(f"{path} does not fit {_name(model)}{other}: {'; '.join(problems)}")
-    model.load_state_dict(state, strict=True)
-    return LoadReport(path, layout, len(state.keys() - adapted.keys()), adapted)
+    if which not in ("weights", "ema"):
+        raise CheckpointError(f"which is {which!r}; 'weights' or 'ema' is needed")
+    backbone = _backbone(model)
+    own = backbone.state_dict()
+    found = find_weights(read_file(path), path, own, which)
+    fitted = fit(backbone, found.state)
+    refusals = problems(own, fitted.state)
+    if refusals:
+        other = _other_family(backbone, found.state)
+        raise CheckpointError(f"{path} does not fit {_name(backbone)}{other}: {'; '.join(refusals)}")
+    backbone.load_state_dict(fitted.state, strict=True)
+    matched = len(fitted.state.keys() - fitted.adapted.keys())
+    return LoadReport(path, found.layout, matched, fitted.adapted, (*found.notes, *fitted.notes))
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint file: a dictionary of tensors, plain values and inert Namespaces, all on the CPU.
+def count_classes(content: Mapping[str, Any], path: Path, name: str) -> int | None:
+    """How many classes the classifier in a checkpoint tells apart; None where none is found.
 
-    Raises:
-        CheckpointError: there is no such file, it is not a checkpoint, or it needs code of its own to be read.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty (0 bytes)")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        with torch.serialization.safe_globals(list(ALLOWED_CLASSES)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is refused: {_pickle_reason(error)}") from None
-    except KeyError:  # what the unpickler makes of text: the key is a byte of it, and says nothing to a reader
-        raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from None
-    except Exception as error:  # a damaged file makes the readers fail in any way they can
-        raise CheckpointError(f"{path} is not a checkpoint, or is damaged: {_first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    return content
-
-
-def find_weights(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], str]:
-    """The state dictionary within a checkpoint, without prefixes, and where it was.
+    Args:
+        content: of the file, as :func:`read_file` gives it.
+        path: of the file, for messages.
+        name: of the registered model that it is of.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: it holds no weights.
+        ModelError: there is no such model.
     """
-    layout, state = "the top level", content
-    for key in _LAYOUTS:
-        if isinstance(content.get(key), Mapping):
-            layout, state = key, content[key]
-            break
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors or (layout != "the top level" and len(tensors) < len(state)):
-        kinds = ", ".join(f"{key} ({type(value).__name__})" for key, value in list(state.items())[:_SHOWN])
-        raise CheckpointError(f"{path} holds no state dictionary that can be read; at {layout}: {kinds or 'nothing'}")
-    stripped: list[str] = []
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
-        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
-        stripped.append(prefix)
-    return tensors, f"{layout}, prefix {''.join(stripped)}" if stripped else layout
+    with torch.device("meta"):
+        model = create_model(name)
+    found = find_weights(content, path, model.state_dict())
+    weight = renamed(model, found.state).get(f"{model.classifier_path}.weight")
+    return None if weight is None or weight.dim() < 2 else int(weight.shape[0])
 
 
-def _adapt_classifier(
-    model: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor], adapted: dict[str, str]
-) -> None:
-    """Leave out a classifier of another number of classes, or of a model that has none."""
-    weight = state.get("head.weight")
-    if weight is None or weight.dim() != 2 or not isinstance(model, Backbone):
-        return
-    if "head.weight" not in own:
-        for key in ("head.weight", "head.bias"):
-            if state.pop(key, None) is not None:
-                adapted[key] = "left out: the model has no classifier"
-        return
-    if weight.shape[0] == own["head.weight"].shape[0] or weight.shape[1] != own["head.weight"].shape[1]:
-        return
-    for key in ("head.weight", "head.bias"):
-        if key in own and key in state:
-            state[key] = own[key]
-            adapted[key] = (
-                f"{weight.shape[0]} classes in the file, {own['head.weight'].shape[0]} in the model: left as it was, untrained"
-            )
+def _backbone(model: nn.Module) -> Backbone:
+    """The backbone that a model is, or is wrapped around."""
+    inner = model if isinstance(model, Backbone) else getattr(model, "model", None)
+    if not isinstance(inner, Backbone):
+        raise CheckpointError(f"{type(model).__name__} is no model of edgemamba's: make it with create_model")
+    return inner
 
 
-def _adapt_positions(
-    model: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor], adapted: dict[str, str]
-) -> None:
-    """Resize a position embedding of another grid, where the model is a Vim with one class token or none."""
-    theirs, ours = state.get("pos_embed"), own.get("pos_embed")
-    config = getattr(model, "config", None)
-    if theirs is None or ours is None or theirs.shape == ours.shape or theirs.dim() != 3 or not hasattr(config, "grid"):
-        return
-    extra = ours.shape[1] - math.prod(config.grid)  # type: ignore[union-attr]
-    side = math.isqrt(max(theirs.shape[1] - extra, 0))
-    if theirs.shape[0] != 1 or theirs.shape[2] != ours.shape[2] or extra > 1 or side * side + extra != theirs.shape[1]:
-        return
-    state["pos_embed"] = upstream_resize_pos_embed(theirs, config.grid, extra)  # type: ignore[union-attr]
-    rows, columns = config.grid  # type: ignore[union-attr]
-    adapted["pos_embed"] = f"resized from a grid of {side}x{side} to {rows}x{columns} (bicubic), for fine-tuning"
-
-
-def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a state dictionary from fitting, in a few words each."""
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    kinds = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": shapes,
-    }
-    return [f"{len(keys)} {kind} ({_shorten(keys)})" for kind, keys in kinds.items() if keys]
-
-
-def _other_family(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+def _other_family(model: Backbone, state: Mapping[str, Tensor]) -> str:
     """ ", it looks like ..." where the keys are of a registered family that is not the model's."""
     for family in families().values():
-        if family.recognise(state.keys()) and not isinstance(getattr(model, "config", None), family.config):
+        if family.recognise(state.keys()) and not isinstance(model.config, family.config):
             return f", it looks like a {family.title} checkpoint ({family.name})"
     return ""
 
 
-def _shorten(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:_SHOWN])
-    return shown + (f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
-
-
 def _name(model: nn.Module) -> str:
     return str(getattr(model, "model_name", type(model).__name__))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
-
-
-def _pickle_reason(error: BaseException) -> str:
-    """One line for PyTorch's paragraph about what it would not unpickle."""
-    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if asked:
-        return f"it asks to run or build {asked[1]}, and only weights are read; save its state_dict() alone"
-    reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-    return f"it is not a checkpoint, or is damaged: {reason.splitlines()[0][:120]}"
 
 
 def training_metadata(model: Backbone, class_names: Sequence[str]) -> dict[str, Any]:
@@ -264,7 +165,7 @@ def read_training_checkpoint(path: str | Path) -> tuple[Backbone, list[str], Pre
         class_names = [str(name) for name in metadata["class_names"]]
         model.preprocessing = Preprocessing.model_validate(metadata["preprocessing"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise CheckpointError(f"{path} has damaged metadata: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} has damaged metadata: {first_line(error)}") from None
     if len(class_names) != model.num_classes:
         raise CheckpointError(f"{path} names {len(class_names)} classes of {model.num_classes}")
     report = load_checkpoint(model, path)

@@ -20,7 +20,7 @@ from edgemamba.runtime.bundle import MODEL, Bundle, SourceCard, sha256
 from edgemamba.runtime.errors import CheckpointError, ExportError
 from edgemamba.runtime.operator import OP_TYPE
 from edgemamba.train import create_model, load_checkpoint
-from edgemamba.train.checkpoint import METADATA_KEY, find_weights, read_file, read_training_checkpoint
+from edgemamba.train.checkpoint import METADATA_KEY, count_classes, read_file, read_training_checkpoint
 
 RANDOM_SEED = 0
 
@@ -111,9 +111,9 @@ def _model(
         return trained, tuple(names), source
     if name is None:
         raise CheckpointError(f"{checkpoint} does not say which model it is of: add --model (names: edgemamba models)")
-    head = find_weights(content, checkpoint)[0].get("head.weight")
-    if head is not None and head.dim() == 2:
-        options.setdefault("num_classes", int(head.shape[0]))
+    classes = count_classes(content, checkpoint, name)
+    if classes is not None:
+        options.setdefault("num_classes", classes)
     official = create_model(name, **options)
     report = load_checkpoint(official, checkpoint)
     # A resized position embedding or a fresh classifier is a start for fine-tuning, not a model to put on a device.
