@@ -14,6 +14,7 @@ from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.layers import DropPath, drop_path_rates
+from edgemamba.train.models.merging import PatchMerging
 from edgemamba.train.models.options import check_options, pair
 from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
@@ -92,28 +93,6 @@ class SSConvSSM(nn.Module):
         return shuffled + x
 
 
-class PatchMerging(nn.Module):
-    """Half the height and width, twice the channels: four neighbours side by side, normalised, projected."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, eps=1e-5)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H // 2, W // 2, 2C); an odd last row or column is left out."""
-        batch, height, width, dim = x.shape
-        rows, columns = height // 2, width // 2
-        if not isinstance(height, int) or not isinstance(width, int) or height % 2 or width % 2:
-            # Not slices: a trace with symbolic sizes would ask of a slice whether it lies densely in memory, and the answer
-            # for its example (an even size, say) would become a condition on every other.
-            x = x.index_select(1, torch.arange(2 * rows, device=x.device))
-            x = x.index_select(2, torch.arange(2 * columns, device=x.device))
-        x = x.reshape(batch, rows, 2, columns, 2, dim)
-        # Of the four neighbours, those of the left column come first, from top to bottom.
-        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * dim)))
-
-
 class PatchEmbed(nn.Module):
     """Patches to a normalised channels-last map."""
 
@@ -164,7 +143,7 @@ class MedMamba(Backbone):
         for i, (dim, depth) in enumerate(zip(config.dims, config.depths, strict=True)):
             last = i == len(config.dims) - 1
             blocks = [SSConvSSM(dim, config.d_state, config.attn_drop_rate, next(rates)) for _ in range(depth)]
-            self.layers.append(Stage(blocks, nn.Identity() if last else PatchMerging(dim)))
+            self.layers.append(Stage(blocks, nn.Identity() if last else PatchMerging(dim, 2 * dim, odd="crop")))
         self.apply(_initialise)
         self.head = make_head(self.num_features, config.num_classes)
         self.feature_info = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,32 +14,52 @@ from edgemamba.train.selective_scan import selective_scan
 
 DIRECTIONS = 4
 
+Gate = Literal["silu", "linear", "none"]
+
 
 class SS2D(nn.Module):
-    """Selective scan over a map in four directions (VMamba, arXiv:2401.10166, section 4), gated.
+    """Selective scan over a map in four directions (VMamba, arXiv:2401.10166, section 4).
 
     Upstream makes four sequences of the map, projects each and adds the four results up in the map's order. The projections
     look at one position at a time, so all four are done here on the map itself, in one product; which direction reads which
     position when is the business of ``order``.
 
-    Parameters (upstream's names; the leading axis of the stacked ones is the direction): ``in_proj.weight`` (2E, C),
-    ``conv2d`` (E, 1, 3, 3), ``x_proj_weight`` (4, R + 2N, E), ``dt_projs_weight`` (4, E, R), ``dt_projs_bias`` (4, E),
-    ``A_logs`` (4E, N), ``Ds`` (4E), ``out_norm`` (E), ``out_proj.weight`` (C, E).
+    Parameters (upstream's names; the leading axis of the stacked ones is the direction): ``in_proj.weight`` (2E, C), or
+    (E, C) without a gate, ``conv2d`` (E, 1, k, k), ``x_proj_weight`` (4, R + 2N, E), ``dt_projs_weight`` (4, E, R),
+    ``dt_projs_bias`` (4, E), ``A_logs`` (4E, N), ``Ds`` (4E), ``out_norm`` (E), ``out_proj.weight`` (C, E).
 
     Args:
         dim: C, channels of the map.
         d_state: N, states for each inner channel.
         expand: E / C, inner width.
         dropout: of the result.
+        d_conv: k, side of the depthwise convolution before the scan; odd.
+        conv_bias: whether that has a bias.
+        dt_rank: R, of the step size's projection; None for C / 16, rounded up.
+        gate: what the normed result is multiplied by: a second projection of the input through SiLU, the same as it is
+            (``linear``), or nothing.
+        out_act: put the normed result through GELU, before the gate.
     """
 
-    def __init__(self, dim: int, d_state: int = 16, expand: float = 2, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 16,
+        expand: float = 2,
+        dropout: float = 0.0,
+        *,
+        d_conv: int = 3,
+        conv_bias: bool = True,
+        dt_rank: int | None = None,
+        gate: Gate = "silu",
+        out_act: bool = False,
+    ) -> None:
         super().__init__()
         inner = int(expand * dim)
         self.d_inner, self.d_state = inner, d_state
-        self.dt_rank = rank = math.ceil(dim / 16)
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.dt_rank = rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
+        self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
         bound = inner**-0.5  # nn.Linear's
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * d_state, inner).uniform_(-bound, bound))
         self.dt_projs_weight = nn.Parameter(initial_dt_weight(DIRECTIONS, inner, rank))
@@ -46,19 +67,21 @@ class SS2D(nn.Module):
         self.A_logs = nn.Parameter(initial_a_log(DIRECTIONS * inner, states=d_state))
         self.Ds = nn.Parameter(torch.ones(DIRECTIONS * inner))
         self.out_norm = nn.LayerNorm(inner, eps=1e-5)
+        self.out_act = nn.GELU() if out_act else nn.Identity()
+        self.gate_act = nn.SiLU() if gate == "silu" else nn.Identity()
         self.out_proj = nn.Linear(inner, dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         """(B, H, W, C) and an order (4, S) of its positions -> (B, H, W, C)."""
         batch, height, width, _ = x.shape
-        length = height * width
-        to_value, to_gate = self.in_proj.weight.split(self.d_inner)
-        gate = F.silu(F.linear(x, to_gate))
+        to_value, *to_gate = self.in_proj.weight.split(self.d_inner)
         value = self.conv2d(F.linear(x, to_value).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        u = F.silu(value).reshape(batch, length, self.d_inner)
-        y = self._scan(u, order).reshape(batch, height, width, self.d_inner)
-        return self.dropout(self.out_proj(self.out_norm(y) * gate))
+        u = F.silu(value).reshape(batch, height * width, self.d_inner)
+        y = self.out_act(self.out_norm(self._scan(u, order).reshape(batch, height, width, self.d_inner)))
+        for weight in to_gate:  # at most one, and not before it is needed: it is as large as the value
+            y = y * self.gate_act(F.linear(x, weight))
+        return self.dropout(self.out_proj(y))
 
     def _scan(self, u: Tensor, order: Tensor) -> Tensor:
         """(B, L, E) -> the sum of the four directions' scans, (B, L, E)."""

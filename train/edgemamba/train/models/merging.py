@@ -1,0 +1,45 @@
+"""Patch merging: four neighbouring positions become one, as Swin, VMamba, EfficientVMamba, LocalVMamba and MedMamba have it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchMerging(nn.Module):
+    """Half the height and width: four neighbours side by side, normalised, projected (Swin, arXiv:2103.14030, section 3.1).
+
+    Parameters (upstream's names): ``norm`` (4C), ``reduction.weight`` (C', 4C).
+
+    Args:
+        dim: C, channels of the map.
+        out_dim: C', channels of the result; twice as many in most models.
+        odd: what becomes of an odd last row or column: zeros beside it (``pad``), or nothing (``crop``).
+        eps: of the norm.
+    """
+
+    def __init__(self, dim: int, out_dim: int, odd: Literal["pad", "crop"] = "pad", eps: float = 1e-5) -> None:
+        super().__init__()
+        self.odd = odd
+        self.norm = nn.LayerNorm(4 * dim, eps=eps)
+        self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / 2, W / 2, C'), rounded up where odd sides are padded, down where they are cropped."""
+        batch, height, width, dim = x.shape
+        extra = 1 if self.odd == "pad" else 0
+        rows, columns = (height + extra) // 2, (width + extra) // 2
+        if not isinstance(height, int) or not isinstance(width, int) or height % 2 or width % 2:
+            # One row and column of zeros too many and then a selection, not what is missing, nor slices: a trace with
+            # symbolic sizes would ask of a slice whether it lies densely in memory, and of a padding whether it is empty,
+            # and the answer for its example (an even size, say) would become a condition on every other.
+            if self.odd == "pad":
+                x = F.pad(x, (0, 0, 0, 1, 0, 1))
+            x = x.index_select(1, torch.arange(2 * rows, device=x.device))
+            x = x.index_select(2, torch.arange(2 * columns, device=x.device))
+        x = x.reshape(batch, rows, 2, columns, 2, dim)
+        # Of the four neighbours, those of the left column come first, from top to bottom.
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * dim)))
