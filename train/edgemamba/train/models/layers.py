@@ -29,6 +29,42 @@ class RMSNorm(nn.Module):
         return scaled.to(self.weight.dtype) * self.weight
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of maps (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Permute(nn.Module):
+    """``x.permute(dims)`` as a layer, for upstream's flat Sequentials, where its index is part of the others' keys."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.dims)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.dims))
+
+
+class Mlp(nn.Module):
+    """Two Linears over the last axis with a GELU (exact, not tanh's) between them: ``fc1`` (rC, C), ``fc2`` (C, rC)."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> the same."""
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
+
+
 class DropPath(nn.Module):
     """Stochastic depth (arXiv:1603.09382): in training, a sample's branch is zeroed with probability ``rate``."""
 
