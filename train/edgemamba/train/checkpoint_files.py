@@ -74,7 +74,9 @@ def read_file(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    return content
+    # Plain dictionaries: an OrderedDict's attributes, its methods among them, are for the file to set.
+    items = dict.items(content)
+    return {key: dict(dict.items(value)) if isinstance(value, dict) else value for key, value in items}
 
 
 def first_line(error: BaseException) -> str:
