@@ -52,7 +52,7 @@ def _default_cfg(entry: ModelEntry) -> dict[str, Any]:
         "mean": preprocessing.mean,
         "std": preprocessing.std,
         "num_classes": entry.config.num_classes,
-        "pool_size": None if kind.output_fmt == "NLC" else tuple(side // 32 for side in preprocessing.size),
+        "pool_size": None,  # they take more sizes than one
         "first_conv": kind.first_conv,
         "classifier": kind.classifier_path,
         "paper_ids": families()[entry.family].paper.rpartition(", ")[2],
