@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
@@ -16,9 +15,10 @@ from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.layers import DropPath, drop_path_rates
 from edgemamba.train.models.merging import PatchMerging
 from edgemamba.train.models.options import check_options, pair
+from edgemamba.train.models.scan_stage import ScanStage
 from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
-from edgemamba.train.scan_orders import scan_order
+from edgemamba.train.scan_orders import get_order
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class MedMambaConfig:
         depths: blocks of each stage.
         d_state: states for each inner channel of the scans.
         drop_rate, attn_drop_rate: dropout after the stem and of the scans' results.
+        scan: a registered order of four directions, or one that extends to four.
     """
 
     img_size: tuple[int, int] = (224, 224)
@@ -45,10 +46,12 @@ class MedMambaConfig:
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.1
+    scan: str = "cross"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", pair(self.img_size))
         check_options(self)
+        get_order(self.scan)
         object.__setattr__(self, "dims", tuple(self.dims))
         object.__setattr__(self, "depths", tuple(self.depths))
         if len(self.dims) != len(self.depths) or not self.dims:
@@ -85,7 +88,7 @@ class SSConvSSM(nn.Module):
         )
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(B, H, W, C) and the order "cross" of its positions -> (B, H, W, C)."""
+        """(B, H, W, C) and an order (4, S) of its positions -> (B, H, W, C)."""
         left, right = x.chunk(2, dim=-1)
         left = self.conv33conv33conv11(left.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         right = self.drop_path(self.self_attention(self.ln_1(right), order))
@@ -104,24 +107,6 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H // patch, W // patch, C)."""
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
-
-
-class Stage(nn.Module):
-    """Blocks on maps of one size, then a downsampling (none in the last stage)."""
-
-    def __init__(self, blocks: list[SSConvSSM], downsample: nn.Module) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor, grad_checkpointing: bool = False, maps: list[Tensor] | None = None) -> Tensor:
-        """(B, H, W, C) -> (B, H // 2, W // 2, 2C), or the same shape in the last stage; before that, appended to ``maps``."""
-        order = scan_order("cross", (x.shape[1], x.shape[2]), x.device)
-        for block in self.blocks:
-            x = checkpoint(block, x, order, use_reentrant=False) if grad_checkpointing else block(x, order)
-        if maps is not None:
-            maps.append(x.permute(0, 3, 1, 2))
-        return self.downsample(x)
 
 
 class MedMamba(Backbone):
@@ -143,7 +128,8 @@ class MedMamba(Backbone):
         for i, (dim, depth) in enumerate(zip(config.dims, config.depths, strict=True)):
             last = i == len(config.dims) - 1
             blocks = [SSConvSSM(dim, config.d_state, config.attn_drop_rate, next(rates)) for _ in range(depth)]
-            self.layers.append(Stage(blocks, nn.Identity() if last else PatchMerging(dim, 2 * dim, odd="crop")))
+            downsample = nn.Identity() if last else PatchMerging(dim, 2 * dim, odd="crop")
+            self.layers.append(ScanStage(blocks, downsample, config.scan))
         self.apply(_initialise)
         self.head = make_head(self.num_features, config.num_classes)
         self.feature_info = [

@@ -25,7 +25,7 @@ class SS2D(nn.Module):
     position when is the business of ``order``.
 
     Parameters (upstream's names; the leading axis of the stacked ones is the direction): ``in_proj.weight`` (2E, C), or
-    (E, C) without a gate, ``conv2d`` (E, 1, k, k), ``x_proj_weight`` (4, R + 2N, E), ``dt_projs_weight`` (4, E, R),
+    (E, C) without a gate, ``conv2d`` (E, 1, 3, 3), ``x_proj_weight`` (4, R + 2N, E), ``dt_projs_weight`` (4, E, R),
     ``dt_projs_bias`` (4, E), ``A_logs`` (4E, N), ``Ds`` (4E), ``out_norm`` (E), ``out_proj.weight`` (C, E).
 
     Args:
@@ -33,8 +33,7 @@ class SS2D(nn.Module):
         d_state: N, states for each inner channel.
         expand: E / C, inner width.
         dropout: of the result.
-        d_conv: k, side of the depthwise convolution before the scan; odd.
-        conv_bias: whether that has a bias.
+        conv_bias: whether the depthwise convolution before the scan has a bias.
         dt_rank: R, of the step size's projection; None for C / 16, rounded up.
         gate: what the normed result is multiplied by: a second projection of the input through SiLU, the same as it is
             (``linear``), or nothing.
@@ -48,7 +47,6 @@ class SS2D(nn.Module):
         expand: float = 2,
         dropout: float = 0.0,
         *,
-        d_conv: int = 3,
         conv_bias: bool = True,
         dt_rank: int | None = None,
         gate: Gate = "silu",
@@ -59,7 +57,7 @@ class SS2D(nn.Module):
         self.d_inner, self.d_state = inner, d_state
         self.dt_rank = rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
+        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
         bound = inner**-0.5  # nn.Linear's
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * d_state, inner).uniform_(-bound, bound))
         self.dt_projs_weight = nn.Parameter(initial_dt_weight(DIRECTIONS, inner, rank))
