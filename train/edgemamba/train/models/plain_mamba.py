@@ -93,10 +93,11 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H / patch, W / patch, C), both rounded up."""
         x = self.convs(self.stem(x))
-        bottom, right = -x.shape[2] % self.patch, -x.shape[3] % self.patch
-        # A padding by symbolic extents must stay in the graph; one that is known to be nothing would be a copy.
-        if not (isinstance(bottom, int) and isinstance(right, int) and bottom == right == 0):
-            x = F.pad(x, (0, right, 0, bottom))
+        height, width, patch = x.shape[2], x.shape[3], self.patch
+        if not (isinstance(height, int) and isinstance(width, int) and height % patch == width % patch == 0):
+            # As many zeros as any size may lack: the convolution leaves out what does not fill a patch, and a traced graph
+            # gets no arithmetic on symbolic sizes.
+            x = F.pad(x, (0, patch - 1, 0, patch - 1))
         return self.projection(x).permute(0, 2, 3, 1)
 
 
