@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from small_models import SIDE, SMALL, small_options
 from timm.data import resolve_model_data_config
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
@@ -25,13 +26,6 @@ from edgemamba.train import create_model, list_models, timm_models
 from edgemamba.train.models.backbone import Backbone
 from edgemamba.train.registry import families, model_entry
 
-SIDE = 64
-# One small model a family: options that leave every kind of its blocks in.
-SMALL: dict[str, dict[str, Any]] = {
-    "vim_tiny": {"embed_dim": 16, "depth": 4},
-    "medmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1)},
-}
-
 
 @pytest.fixture(params=sorted(SMALL))
 def name(request: pytest.FixtureRequest) -> str:
@@ -40,8 +34,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def small(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    options = {"img_size": SIDE, "num_classes": 5, "drop_path_rate": 0.0} | SMALL[name] | options
-    return timm.create_model(f"edgemamba_{name}", **options)
+    return timm.create_model(f"edgemamba_{name}", **small_options(name, **options))
 
 
 def pictures(count: int = 2, channels: int = 3) -> Tensor:

@@ -1,0 +1,29 @@
+"""One small model a family, for tests that ask the same of all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from edgemamba.train import create_model
+from edgemamba.train.models.backbone import Backbone
+
+SIDE = 64
+CLASSES = 5
+# Registered name -> options that make it small and leave every kind of its blocks in.
+SMALL: dict[str, dict[str, Any]] = {
+    "vim_tiny": {"embed_dim": 16, "depth": 4},
+    "medmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1)},
+}
+
+
+def small_options(name: str, **options: Any) -> dict[str, Any]:
+    """Keywords of ``create_model`` (timm's too) for the small model of that name."""
+    return {"img_size": SIDE, "num_classes": CLASSES, "drop_path_rate": 0.0} | SMALL[name] | options
+
+
+def small_model(name: str, seed: int = 0, **options: Any) -> Backbone:
+    """The small model of that name, with weights drawn from ``seed``."""
+    torch.manual_seed(seed)
+    return create_model(name, **small_options(name, **options))
