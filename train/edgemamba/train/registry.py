@@ -72,7 +72,7 @@ class ModelEntry:
 
 
 # One module a family; each registers itself and its models when it is imported.
-_MODULES = ("vim", "medmamba")
+_MODULES = ("vim", "medmamba", "vmamba")
 
 _FAMILIES: dict[str, Family] = {}
 _MODELS: dict[str, ModelEntry] = {}
