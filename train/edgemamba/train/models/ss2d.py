@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemamba.train.models.layers import at_least_float32, initial_a_log, initial_dt_bias, initial_dt_weight
+from edgemamba.train.models.padding import crop_map, pad_map
 from edgemamba.train.selective_scan import selective_scan
 
 DIRECTIONS = 4
@@ -38,6 +39,9 @@ class SS2D(nn.Module):
         gate: what the normed result is multiplied by: a second projection of the input through SiLU, the same as it is
             (``linear``), or nothing.
         out_act: put the normed result through GELU, before the gate.
+        multiple: zeros are put below the map and on its right, after the convolution, until its sides are multiples of this,
+            and the order is of that larger map. The scans take their steps on the zeros too (EfficientVMamba,
+            arXiv:2403.09977, section 3.2: two, so that every second row and column can be walked apart).
     """
 
     def __init__(
@@ -51,10 +55,11 @@ class SS2D(nn.Module):
         dt_rank: int | None = None,
         gate: Gate = "silu",
         out_act: bool = False,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         inner = int(expand * dim)
-        self.d_inner, self.d_state = inner, d_state
+        self.d_inner, self.d_state, self.multiple = inner, d_state, multiple
         self.dt_rank = rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
@@ -71,12 +76,14 @@ class SS2D(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(B, H, W, C) and an order (4, S) of its positions -> (B, H, W, C)."""
-        batch, height, width, _ = x.shape
+        """(B, H, W, C) and an order (4, S) of its positions, or of those of the larger map -> (B, H, W, C)."""
+        _, height, width, _ = x.shape
         to_value, *to_gate = self.in_proj.weight.split(self.d_inner)
         value = self.conv2d(F.linear(x, to_value).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        u = F.silu(value).reshape(batch, height * width, self.d_inner)
-        y = self.out_act(self.out_norm(self._scan(u, order).reshape(batch, height, width, self.d_inner)))
+        u = pad_map(F.silu(value), self.multiple)
+        batch, rows, columns, inner = u.shape
+        y = self._scan(u.reshape(batch, rows * columns, inner), order).reshape(batch, rows, columns, inner)
+        y = self.out_act(self.out_norm(crop_map(y, height, width)))
         for weight in to_gate:  # at most one, and not before it is needed: it is as large as the value
             y = y * self.gate_act(F.linear(x, weight))
         return self.dropout(self.out_proj(y))
