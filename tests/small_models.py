@@ -15,6 +15,8 @@ CLASSES = 5
 SMALL: dict[str, dict[str, Any]] = {
     "vim_tiny": {"embed_dim": 16, "depth": 4},
     "medmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1)},
+    "vmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1)},
+    "vanilla_vmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1), "d_state": 4},
 }
 
 

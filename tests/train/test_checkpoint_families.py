@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,50 @@ def test_features_only_takes_what_it_has_kept(name: str, tmp_path: Path) -> None
             torch.testing.assert_close(y, z)
 
 
+# ---- dense backbones
+
+DENSE = [name for name in SMALL if hasattr(model_entry(name).config, "out_indices")]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_detectors_file_gives_its_backbone(name: str, tmp_path: Path) -> None:
+    source, target = (small_model(name, seed, out_indices=(0, 2)) for seed in (0, 1))
+    others = {"neck.lateral_convs.0.conv.weight": torch.zeros(4, 4, 1, 1), "decode_head.conv_seg.bias": torch.zeros(3)}
+    state = prefixed("backbone.", source.state_dict()) | others
+    torch.save({"meta": {"seed": 1}, "state_dict": state}, tmp_path / "w.pth")
+    report = load_checkpoint(target, tmp_path / "w.pth")
+    assert (report.layout, report.adapted) == ("state_dict, prefix backbone.", {})
+    assert report.notes == ("2 tensors beside backbone.* left out (decode_head, neck)",)
+    equal(target, source.state_dict())
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_a_dense_backbone_starts_from_a_classifier(name: str, prefix: str, tmp_path: Path) -> None:
+    source, target = small_model(name), small_model(name, seed=1, out_indices=(0, 1))
+    torch.save({"state_dict": prefixed(prefix, source.state_dict())}, tmp_path / "w.pth")
+    report = load_checkpoint(target, tmp_path / "w.pth")
+    assert {key.partition(".")[0] for key in report.adapted} == {"outnorm0", "outnorm1"}
+    assert all("left as it was, untrained" in how for how in report.adapted.values())
+    assert [note.partition(":")[0] for note in report.notes] == [target.classifier_path, target.norm_path]
+    equal(target, {key: value for key, value in source.state_dict().items() if key in target.state_dict()})
+    x = torch.randn(1, 3, SIDE, SIDE)
+    with torch.inference_mode():
+        maps = source.eval().forward_intermediates(x, (0, 1), intermediates_only=True)
+        for i, y in enumerate(target.eval()(x)):
+            torch.testing.assert_close(y, target.get_submodule(f"outnorm{i}")(maps[i]))
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_classifier_is_not_made_of_a_dense_backbone(name: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": small_model(name, out_indices=(0,)).state_dict()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"missing .*; 2 unexpected \(outnorm0\.weight, outnorm0\.bias\)"):
+        load_checkpoint(small_model(name), tmp_path / "w.pth")
+
+
+# ---- sizes, names, memory
+
+
 def test_another_size_is_the_model_run_at_that_size(name: str, tmp_path: Path) -> None:
     """Where a model takes any size, one made for another size and given its weights says the same."""
     source = small_model(name).eval()
@@ -159,6 +204,28 @@ def test_another_size_is_the_model_run_at_that_size(name: str, tmp_path: Path) -
     x = torch.randn(1, 3, *size)
     with torch.inference_mode():
         torch.testing.assert_close(target(x), source(x), rtol=1e-5, atol=1e-5)
+
+
+def test_vmambas_older_names_are_read_and_told(tmp_path: Path) -> None:
+    source, target = small_model("vanilla_vmamba_t"), small_model("vanilla_vmamba_t", seed=1)
+    older = (
+        (r"patch_embed\.0\.", "patch_embed.proj."),
+        (r"patch_embed\.2\.", "patch_embed.norm."),
+        (r"(blocks\.\d+)\.norm\.", r"\1.ln_1."),
+        (r"(blocks\.\d+)\.op\.", r"\1.self_attention."),
+        (r"classifier\.", ""),
+    )
+    old = {}
+    for key, value in source.state_dict().items():
+        for pattern, replacement in older:
+            key = re.sub(pattern, replacement, key)
+        old[key] = value
+    torch.save({"model": old}, tmp_path / "w.pth")
+    report = load_checkpoint(target, tmp_path / "w.pth")
+    assert report.adapted == {}
+    assert "tensors under other names of upstream's (patch_embed.proj.weight, " in str(report)
+    equal(target, source.state_dict())
+    assert count_classes({"model": old}, Path("w.pth"), "vanilla_vmamba_t") == CLASSES
 
 
 def test_no_two_tensors_share_memory(name: str) -> None:
