@@ -88,7 +88,7 @@ def test_the_default_configuration_is_of_the_model(name: str) -> None:
 
 
 def test_keywords_of_timm(name: str) -> None:
-    model = small(name, in_chans=4, drop_path_rate=0.25, num_classes=7).eval()
+    model = small(name, in_chans=4, drop_path_rate=0.25, num_classes=7, drop_rate=0.0, global_pool=None).eval()
     assert (model.config.in_chans, model.config.drop_path_rate, model.num_classes) == (4, 0.25, 7)
     with torch.inference_mode():
         assert model(pictures(channels=4)).shape == (2, 7)

@@ -62,6 +62,8 @@ def _default_cfg(entry: ModelEntry) -> dict[str, Any]:
 
 def _make(name: str, global_pool: str | None = None, **options: Any) -> Backbone:
     """A model with timm's keywords."""
+    if not options.get("drop_rate") and not hasattr(model_entry(name).config, "drop_rate"):
+        options.pop("drop_rate", None)  # timm's training script always gives one
     model = create_model(name, **options)
     if global_pool is not None:
         model.reset_classifier(model.num_classes, global_pool)
