@@ -1,4 +1,4 @@
-"""Patch merging: four neighbouring positions become one, as Swin, VMamba, EfficientVMamba, LocalVMamba and MedMamba have it."""
+"""Half the resolution between stages: by patch merging, as Swin, VMamba, LocalVMamba and others have it, or a convolution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from edgemamba.train.models.layers import Permute
+
+Downsample = Literal["merge", "conv2", "conv3"]
 
 
 class PatchMerging(nn.Module):
@@ -43,3 +47,19 @@ class PatchMerging(nn.Module):
         x = x.reshape(batch, rows, 2, columns, 2, dim)
         # Of the four neighbours, those of the left column come first, from top to bottom.
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * dim)))
+
+
+def make_downsample(kind: Downsample, dim: int, out_dim: int, eps: float = 1e-5) -> nn.Module:
+    """A layer (B, H, W, C) -> (B, h, w, C') of half the height and width, with a norm of epsilon ``eps``.
+
+    Args:
+        kind: ``merge``, which pads odd sides; a convolution of 2 x 2 (``conv2``), which leaves their last row or column out; or
+            one of 3 x 3 (``conv3``), for which they are rounded up. Places among the convolution's layers are part of
+            upstreams' keys: ``1`` and, of the norm after it, ``3``.
+        dim, out_dim: C and C'.
+    """
+    if kind == "merge":
+        return PatchMerging(dim, out_dim, eps=eps)
+    kernel, padding = (2, 0) if kind == "conv2" else (3, 1)
+    conv = nn.Conv2d(dim, out_dim, kernel, 2, padding)
+    return nn.Sequential(Permute(0, 3, 1, 2), conv, Permute(0, 2, 3, 1), nn.LayerNorm(out_dim, eps=eps))
