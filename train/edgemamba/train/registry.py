@@ -8,6 +8,7 @@ import fnmatch
 import importlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor
@@ -28,7 +29,7 @@ class Family:
         name: as in the names of its models and in the folders of golden vectors.
         title: for people.
         paper: where it is described.
-        config: the dataclass of its options.
+        config: the dataclass of its options; a union of those of several architectures.
         build: config -> model.
         from_upstream: the official constructor's keywords -> config.
         recognise: whether a checkpoint's keys are of this family.
@@ -39,7 +40,7 @@ class Family:
     name: str
     title: str
     paper: str
-    config: type
+    config: type | UnionType
     build: Callable[[Any], Backbone]
     from_upstream: Callable[[Mapping[str, Any]], Any]
     recognise: Callable[[Collection[str]], bool]
@@ -72,7 +73,7 @@ class ModelEntry:
 
 
 # One module a family; each registers itself and its models when it is imported.
-_MODULES = ("vim", "medmamba", "vmamba")
+_MODULES = ("vim", "medmamba", "vmamba", "local_mamba")
 
 _FAMILIES: dict[str, Family] = {}
 _MODELS: dict[str, ModelEntry] = {}

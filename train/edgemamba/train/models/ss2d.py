@@ -42,6 +42,7 @@ class SS2D(nn.Module):
         multiple: zeros are put below the map and on its right, after the convolution, until its sides are multiples of this,
             and the order is of that larger map. The scans take their steps on the zeros too (EfficientVMamba,
             arXiv:2403.09977, section 3.2: two, so that every second row and column can be walked apart).
+        directions: of the scans, for a subclass that walks others than four (LocalMamba).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SS2D(nn.Module):
         gate: Gate = "silu",
         out_act: bool = False,
         multiple: int = 1,
+        directions: int = DIRECTIONS,
     ) -> None:
         super().__init__()
         inner = int(expand * dim)
@@ -64,11 +66,11 @@ class SS2D(nn.Module):
         self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
         bound = inner**-0.5  # nn.Linear's
-        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * d_state, inner).uniform_(-bound, bound))
-        self.dt_projs_weight = nn.Parameter(initial_dt_weight(DIRECTIONS, inner, rank))
-        self.dt_projs_bias = nn.Parameter(initial_dt_bias(DIRECTIONS, inner))
-        self.A_logs = nn.Parameter(initial_a_log(DIRECTIONS * inner, states=d_state))
-        self.Ds = nn.Parameter(torch.ones(DIRECTIONS * inner))
+        self.x_proj_weight = nn.Parameter(torch.empty(directions, rank + 2 * d_state, inner).uniform_(-bound, bound))
+        self.dt_projs_weight = nn.Parameter(initial_dt_weight(directions, inner, rank))
+        self.dt_projs_bias = nn.Parameter(initial_dt_bias(directions, inner))
+        self.A_logs = nn.Parameter(initial_a_log(directions * inner, states=d_state))
+        self.Ds = nn.Parameter(torch.ones(directions * inner))
         self.out_norm = nn.LayerNorm(inner, eps=1e-5)
         self.out_act = nn.GELU() if out_act else nn.Identity()
         self.gate_act = nn.SiLU() if gate == "silu" else nn.Identity()
