@@ -50,7 +50,7 @@ static size_t backward_scratch(const Problem& p, int64_t width) {
 
 // d softplus / dx = 1 / (1 + e^-x), NaN for NaN.
 static inline Vec sigmoid(Vec x) {
-  const Vec e = exp2_any(abs(x), set(-kLog2E));  // in [0, 1]
+  const Vec e = value(exp2_any(abs(x), set(-kLog2E)));  // in [0, 1]
   const Vec small = e / (e + set(1.0f));         // sigmoid(-|x|)
   return select(not_below_or_equal(x, set(0.0f)), set(1.0f) - small, small);
 }
@@ -65,7 +65,7 @@ static void replay(const BackwardScratch& m, int64_t block, int64_t states, cons
     const Vec t = load(dt + s * kWidth), input = load(x + s * kWidth);
     for (int64_t n = 0; n < states; ++n) {
       const int64_t at = (s * states + n) * kWidth;
-      const Vec decay = exp2<kExponents>(t, load(a + n * kWidth));
+      const Vec decay = value(exp2<kExponents>(t, load(a + n * kWidth)));
       store(m.decays + at, decay);
       store(m.states + at + states * kWidth, fma(decay, load(m.states + at), input * broadcast(f.B + s * states + n)));
     }

@@ -43,21 +43,25 @@ static size_t forward_scratch(const Problem& p, int64_t width) {
   return arena.used();
 }
 
-// Step s of K neighbouring blocks from `block` on, of which `left` channels are the task's: dt, x = dt * u and
-// out = D * u. Says in which lanes some exponent is not small.
-template <int K, bool kSoftplus, typename T>
-static inline Mask load_step(const ForwardScratch& m, int64_t block, int64_t s, const T* delta, const T* u,
-                             int64_t left) {
+// Where load_step reads and writes: pointers of its own, which vector stores cannot be taken to change.
+struct StepRows {
+  const float *bias, *small, *skip;
+  float *dt, *x, *out;
+  int64_t stride;
+};
+
+// One step of K neighbouring blocks from `block` on: dt, x = dt * u and out = D * u. Says in which lanes some exponent is
+// not small. Of the last block only `left` channels may be read (kWhole: all of them).
+template <int K, bool kSoftplus, bool kWhole, typename T>
+EM_INLINE Mask load_step(const StepRows& m, int64_t block, const T* delta, const T* u, int64_t left) {
   const int64_t lane = block * kWidth;
   Vec dt[K];
-  for (int k = 0; k < K; ++k) {
-    dt[k] = load_lanes(delta + k * kWidth, left - k * kWidth) + load(m.bias + lane + k * kWidth);
-  }
+  EM_EACH dt[k] = (kWhole ? load(delta + k * kWidth) : load_lanes(delta, left)) + load(m.bias + lane + k * kWidth);
   if (kSoftplus) softplus<K>(dt);
   Mask large = none();
-  for (int k = 0; k < K; ++k) {
-    const int64_t at = (block + k) * m.stride + s * kWidth;
-    const Vec here = load_lanes(u + k * kWidth, left - k * kWidth);
+  EM_EACH {
+    const int64_t at = (block + k) * m.stride;
+    const Vec here = kWhole ? load(u + k * kWidth) : load_lanes(u, left);
     large = large | not_below_or_equal(kSoftplus ? dt[k] : abs(dt[k]), load(m.small + lane + k * kWidth));
     store(m.dt + at, dt[k]);
     store(m.x + at, dt[k] * here);
@@ -72,21 +76,21 @@ static bool load_steps(const ForwardTask& task, const ForwardScratch& m, int64_t
                        int64_t steps) {
   const Problem& p = *task.problem;
   const int64_t u_direction = p.u_directions == 1 ? 0 : direction;
+  const int64_t whole = task.width / kWidth, blocks = m.blocks;
+  StepRows rows = {m.bias, m.small, m.skip, m.dt, m.x, m.out, m.stride};
   Mask large = none();
-  for (int64_t s = 0; s < steps; ++s) {
+  for (int64_t s = 0; s < steps; ++s, rows.dt += kWidth, rows.x += kWidth, rows.out += kWidth) {
     const int64_t row = task.batch * p.positions + order[s];
     const T* delta = static_cast<const T*>(p.delta) + (row * p.directions + direction) * p.channels + task.first;
     const T* u = static_cast<const T*>(p.u) + (row * p.u_directions + u_direction) * p.channels + task.first;
-    int64_t i = 0, d = 0;
-    for (; i + kTogether <= m.blocks; i += kTogether, d += kTogether * kWidth) {
-      large = large | load_step<kTogether, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
+    int64_t i = 0;
+    for (; i + kTogether <= whole; i += kTogether, delta += kTogether * kWidth, u += kTogether * kWidth) {
+      large = large | load_step<kTogether, kSoftplus, true>(rows, i, delta, u, 0);
     }
-    for (; i + 2 <= m.blocks; i += 2, d += 2 * kWidth) {
-      large = large | load_step<2, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
+    for (; i < whole; ++i, delta += kWidth, u += kWidth) {
+      large = large | load_step<1, kSoftplus, true>(rows, i, delta, u, 0);
     }
-    for (; i < m.blocks; ++i, d += kWidth) {
-      large = large | load_step<1, kSoftplus>(m, i, s, delta + d, u + d, task.width - d);
-    }
+    if (i < blocks) large = large | load_step<1, kSoftplus, false>(rows, i, delta, u, task.width - i * kWidth);
   }
   return !any(large);
 }
@@ -115,8 +119,8 @@ static void advance(const float* a, float* h, const float* dt, const float* x, c
     const Vec t = load(dt + s * kWidth), input = load(x + s * kWidth);
     Vec sum = load(out + s * kWidth);
     for (int n = 0; n < kStates; ++n) {
-      const Vec decay = exp2<kExponents>(t, load(a + n * kWidth));
-      state[n] = fma(decay, state[n], input * broadcast(B + n));
+      const Power decay = exp2<kExponents>(t, load(a + n * kWidth));
+      state[n] = times_plus(decay, state[n], input * broadcast(B + n));
       sum = fma(state[n], broadcast(C + n), sum);
     }
     store(out + s * kWidth, sum);
@@ -154,13 +158,17 @@ static void advance_blocks(const ForwardScratch& m, int64_t states, int64_t step
 template <typename T, bool kAdd>
 static void store_steps(const ForwardScratch& m, const int32_t* order, int64_t steps, int64_t width, T* y,
                         int64_t row) {
-  for (int64_t s = 0; s < steps; ++s) {
+  const int64_t whole = width / kWidth, left = width % kWidth, stride = m.stride;
+  const float* block = m.out;  // vector stores cannot be taken to change this copy
+  for (int64_t s = 0; s < steps; ++s, block += kWidth) {
     T* out = y + order[s] * row;
-    for (int64_t i = 0; i < m.blocks; ++i) {
-      const int64_t d = i * kWidth, left = width - d;
-      const Vec value = load(m.out + i * m.stride + s * kWidth);
-      store_lanes(out + d, kAdd ? load_lanes(out + d, left) + value : value, left);
+    for (int64_t i = 0; i < whole; ++i, out += kWidth) {
+      const Vec value = load(block + i * stride);
+      store(out, kAdd ? load(out) + value : value);
     }
+    if (left == 0) continue;
+    const Vec value = load(block + whole * stride);
+    store_part(out, kAdd ? load_part(out, left) + value : value, left);
   }
 }
 

@@ -82,20 +82,24 @@ class FlushSubnormals {
 static void load_decay(const Problem& p, int64_t direction, int64_t first, int64_t width, float* a, float* small,
                        float* decaying) {
   const float* A = static_cast<const float*>(p.A) + (direction * p.channels + first) * p.states;
-  for (int64_t d = 0; d < round_up(width, kWidth); ++d) {
-    float* out = a + d / kWidth * p.states * kWidth + d % kWidth;
-    float largest = 0.0f;
-    bool finite = true, negative = true;
-    for (int64_t n = 0; n < p.states; ++n) {
-      const float value = d < width ? A[d * p.states + n] * kLog2E : 0.0f;
-      const float size = value < 0.0f ? -value : value;
-      finite = finite && size <= 1e30f;
-      negative = negative && value <= 0.0f;
-      largest = size > largest ? size : largest;
-      out[n * kWidth] = value;
+  const int64_t states = p.states;
+  for (int64_t d = 0; d < width; d += kWidth, A += kWidth * states, a += kWidth * states) {
+    const int64_t lanes = width - d < kWidth ? width - d : kWidth;
+    if (lanes < kWidth) memset(a, 0, static_cast<size_t>(kWidth * states) * sizeof(float));
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      for (int64_t n = 0; n < states; ++n) a[n * kWidth + lane] = A[lane * states + n] * kLog2E;
     }
-    small[d] = finite ? kExponentLimit / (largest > 1e-28f ? largest : 1e-28f) : -1.0f;
-    decaying[d] = finite && negative ? 1e30f : small[d];
+    Vec largest = set(1e-28f);
+    Mask unbounded = none(), growing = none();
+    for (int64_t n = 0; n < states; ++n) {
+      const Vec value = load(a + n * kWidth), size = abs(value);
+      unbounded = unbounded | not_below_or_equal(size, set(1e30f));
+      growing = growing | not_below_or_equal(value, set(0.0f));
+      largest = max(size, largest);  // keeps its second operand where one is NaN
+    }
+    const Vec limit = select(unbounded, set(-1.0f), set(kExponentLimit) / largest);
+    store(small + d, limit);
+    store(decaying + d, select(unbounded | growing, limit, set(1e30f)));
   }
 }
 

@@ -46,9 +46,18 @@ static inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a
 static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 
-// a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
+// Entry j of the table of 2^(j/8), where the lowest three bits of `magic` hold j, less the bits that `scale` will add for
+// them.
+constexpr int kTableBits = 3;
+static inline Vec lookup(Vec magic) {
+  const __m256i table = _mm256_setr_epi32(0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,  //
+                                          0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7);
+  return {_mm256_castsi256_ps(_mm256_permutevar8x32_epi32(table, _mm256_castps_si256(magic.v)))};
+}
+// a * 2^(i / 8), where the low bits of `magic` hold i (see exp2_small), a is an entry of the table for it, and the result
+// is a normal number.
 static inline Vec scale(Vec a, Vec magic) {
-  const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(magic.v), 23);
+  const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(magic.v), 23 - kTableBits);
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), shifted))};
 }
 

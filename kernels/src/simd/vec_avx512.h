@@ -43,9 +43,17 @@ static inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
 static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 
-// a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
+// As in vec_avx2.h; the instruction reads four bits, so the table is there twice.
+constexpr int kTableBits = 3;
+static inline Vec lookup(Vec magic) {
+  const __m512i table = _mm512_setr_epi32(0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,  //
+                                          0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,  //
+                                          0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,  //
+                                          0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7);
+  return {_mm512_castsi512_ps(_mm512_permutexvar_epi32(_mm512_castps_si512(magic.v), table))};
+}
 static inline Vec scale(Vec a, Vec magic) {
-  const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(magic.v), 23);
+  const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(magic.v), 23 - kTableBits);
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), shifted))};
 }
 

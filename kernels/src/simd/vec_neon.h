@@ -41,6 +41,9 @@ static inline Vec abs(Vec a) { return {vabsq_f32(a.v)}; }
 static inline Vec max(Vec a, Vec b) { return {vmaxq_f32(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {vminq_f32(a.v, b.v)}; }
 
+// A table of one entry (vec_avx2.h has a longer one).
+constexpr int kTableBits = 0;
+static inline Vec lookup(Vec) { return set(1.0f); }
 // a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
 static inline Vec scale(Vec a, Vec magic) {
   const uint32x4_t shifted = vshlq_n_u32(vreinterpretq_u32_f32(magic.v), 23);

@@ -28,6 +28,9 @@ static inline Vec abs(Vec a) { return {bits_to_float(float_to_bits(a.v) & 0x7fff
 static inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 static inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
 
+// A table of one entry (vec_avx2.h has a longer one).
+constexpr int kTableBits = 0;
+static inline Vec lookup(Vec) { return set(1.0f); }
 // a * 2^i, where the low bits of `magic` hold i (see exp2_small) and the result is a normal number.
 static inline Vec scale(Vec a, Vec magic) {
   return {bits_to_float(float_to_bits(a.v) + (float_to_bits(magic.v) << 23))};
