@@ -11,12 +11,17 @@ from edgemamba.train.models.backbone import Backbone
 
 SIDE = 64
 CLASSES = 5
+DIRECTIONS = (("h", "v_flip"), ("w2", "w2_flip"), ("v", "h_flip"), ("h", "w2"))
+STAGES = {"dims": (8, 16, 32), "depths": (1, 2, 1)}
 # Registered name -> options that make it small and leave every kind of its blocks in.
 SMALL: dict[str, dict[str, Any]] = {
     "vim_tiny": {"embed_dim": 16, "depth": 4},
-    "medmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1)},
-    "vmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1)},
-    "vanilla_vmamba_t": {"dims": (8, 16, 32), "depths": (1, 2, 1), "d_state": 4},
+    "medmamba_t": STAGES,
+    "vmamba_t": STAGES,
+    "vanilla_vmamba_t": STAGES,
+    "local_vim_t": {"embed_dim": 16, "depth": 4, "directions": DIRECTIONS},
+    "local_vim_t_midcls": {"embed_dim": 16, "depth": 4, "directions": DIRECTIONS},
+    "local_vmamba_t": STAGES | {"directions": DIRECTIONS},
 }
 
 
