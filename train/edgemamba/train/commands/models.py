@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -32,8 +34,9 @@ def models(
     if not names:
         raise ModelError(f"no model matches {pattern!r}; all of them: edgemamba models")
     entries = [model_entry(name) for name in names]
-    groups = [[entry for entry in entries if entry.family == family] for family in families()]
-    ordered = [entry for group in groups for entry in sorted(group, key=lambda entry: (entry.params, entry.name))]
+    # By family; a family's architectures, where it has two, one after the other; the smallest first.
+    of_family, kinds = list(families()), [type(entry.config) for entry in entries]
+    ordered = sorted(entries, key=lambda e: (of_family.index(e.family), kinds.index(type(e.config)), e.params, e.name))
     if as_json:
         print(json.dumps([_describe(entry) for entry in ordered], indent=2))
     else:
@@ -58,26 +61,26 @@ def _describe(entry: ModelEntry) -> dict[str, Any]:
 
 
 def _print(entries: list[ModelEntry]) -> None:
-    """A table a family, the smallest model first; what the sources of its models have in common stands above it."""
+    """A table a family; where most of its models were published stands above it, beside them what is special."""
     console = Console()
     width = max(len(entry.name) for entry in entries)
     for name, group in itertools.groupby(entries, key=lambda entry: entry.family):
         models, family = list(group), families()[name]
-        sources = {entry.source.partition(", ")[0] for entry in models}
-        common = sources.pop() if len(sources) == 1 else ""
+        ((source, _),) = Counter(re.split("[,;:] ", entry.source)[0] for entry in models).most_common(1)
         heading = Text(family.title, style="bold")
-        heading.append(f"  {family.paper}{f'; {common}' if common else ''}", style="not bold dim")
+        heading.append(f"  {family.paper}; {source}", style="not bold dim")
         console.print(heading)
-        console.print(_table(models, width, common))
+        console.print(_table(models, width, source))
         console.print()
 
 
-def _table(entries: list[ModelEntry], width: int, common: str) -> Table:
+def _table(entries: list[ModelEntry], width: int, source: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("Name", min_width=width, no_wrap=True)
     for heading, least in (("Params", 8), ("Input", 7), ("Classes", 7), ("Top-1", 6)):
         table.add_column(heading, justify="right", min_width=least, no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)  # cut off at the terminal's edge; --json has all of it
+    repository = source.partition(" ")[0]
     for entry in entries:
         table.add_row(
             entry.name,
@@ -85,6 +88,6 @@ def _table(entries: list[ModelEntry], width: int, common: str) -> Table:
             "x".join(map(str, entry.preprocessing.size)),
             str(entry.config.num_classes),
             "-" if entry.top1 is None else f"{entry.top1:.1f} %",
-            entry.source.removeprefix(common).removeprefix(", "),
+            entry.source.removeprefix(source).removeprefix(repository).lstrip(",;: "),
         )
     return table
