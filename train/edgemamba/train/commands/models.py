@@ -70,16 +70,19 @@ def _print(entries: list[ModelEntry]) -> None:
         heading = Text(family.title, style="bold")
         heading.append(f"  {family.paper}; {source}", style="not bold dim")
         console.print(heading)
-        console.print(_table(models, width, source))
+        console.print(_table(models, width, source, console.width))
         console.print()
 
 
-def _table(entries: list[ModelEntry], width: int, source: str) -> Table:
+def _table(entries: list[ModelEntry], width: int, source: str, terminal: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("Name", min_width=width, no_wrap=True)
+    used = width + 2
     for heading, least in (("Params", 8), ("Input", 7), ("Classes", 7), ("Top-1", 6)):
         table.add_column(heading, justify="right", min_width=least, no_wrap=True)
-    table.add_column("", no_wrap=True)  # cut off at the terminal's edge; --json has all of it
+        used += least + 2
+    # Cut off at the terminal's edge; --json has all of it.
+    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=max(terminal - used, 8))
     repository = source.partition(" ")[0]
     for entry in entries:
         table.add_row(
