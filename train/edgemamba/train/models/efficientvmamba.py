@@ -216,6 +216,9 @@ def config_from_upstream(config: Mapping[str, Any]) -> EfficientVMambaConfig:
     options = pick("efficientvmamba", config, _UPSTREAM_NAMES, (*_UPSTREAM_FIXED, *_UPSTREAM_INERT))
     options["downsample"] = _DOWNSAMPLES[options["downsample"]]
     options["mlp_ratio"] = max(0.0, options["mlp_ratio"])
+    if not 0 < options.get("expand", 2.0) <= 2:
+        # Upstream's layers then have narrower inner projections, which no model of it uses.
+        raise ModelError(f"efficientvmamba: upstream's ssm_ratio={options['expand']!r} is not supported: at most 2")
     if isinstance(options["dims"], int):
         options["dims"] = [options["dims"] * 2**i for i in range(len(options["depths"]))]
     dense = config.get("cls") == _DENSE
