@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from edgemamba.runtime.errors import ModelError
@@ -14,21 +14,24 @@ from edgemamba.train.models.local_vim import LocalVim, LocalVimConfig
 from edgemamba.train.models.local_vmamba import LocalVMamba, LocalVMambaConfig
 from edgemamba.train.registry import Family, ModelEntry, register_family, register_model
 
-_UPSTREAM_CLASSES = {
+_Config = LocalVimConfig | LocalVMambaConfig
+
+_UPSTREAM_CLASSES: dict[str, Callable[[Mapping[str, Any]], _Config]] = {
     "local_vim.VisionMamba": local_vim.config_from_upstream,
     "local_vmamba.VSSM": local_vmamba.config_from_upstream,
 }
 
 
-def _build(config: LocalVimConfig | LocalVMambaConfig) -> Backbone:
+def _build(config: _Config) -> Backbone:
     return LocalVim(config) if isinstance(config, LocalVimConfig) else LocalVMamba(config)
 
 
-def config_from_upstream(config: Mapping[str, Any]) -> LocalVimConfig | LocalVMambaConfig:
+def config_from_upstream(config: Mapping[str, Any]) -> _Config:
     """The keywords of one of the official classes, which ``cls`` names, as ours."""
-    if config.get("cls") not in _UPSTREAM_CLASSES:
-        raise ModelError(f"local_mamba: cls is {config.get('cls')!r}; one of {', '.join(_UPSTREAM_CLASSES)} is needed")
-    return _UPSTREAM_CLASSES[config["cls"]](config)
+    named = config.get("cls")
+    if named not in _UPSTREAM_CLASSES:
+        raise ModelError(f"local_mamba: cls is {named!r}; one of {', '.join(_UPSTREAM_CLASSES)} is needed")
+    return _UPSTREAM_CLASSES[named](config)
 
 
 def _recognise(keys: Collection[str]) -> bool:
@@ -40,7 +43,7 @@ register_family(
         name="local_mamba",
         title="LocalMamba",
         paper="Huang et al., arXiv:2403.09338",
-        config=LocalVimConfig | LocalVMambaConfig,
+        config=_Config,
         build=_build,
         from_upstream=config_from_upstream,
         recognise=_recognise,
@@ -54,7 +57,7 @@ _SUPERNET = "hunto/LocalMamba code: the supernet in which directions are searche
 def _register(
     name: str,
     alias: str,
-    config: LocalVimConfig | LocalVMambaConfig,
+    config: _Config,
     params: int,
     top1: float | None = None,
     source: str = _README,

@@ -198,17 +198,20 @@ def _windows(size: Size, side: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """``read`` and ``write`` of windows of ``side`` x ``side``; ``tokens`` (M,) counts the map's."""
     height, width = size
     down, across = (height + side - 1) // side, (width + side - 1) // side
-    row = torch.arange(down * side, dtype=torch.int32, device=tokens.device)[:, None]
-    column = torch.arange(across * side, dtype=torch.int32, device=tokens.device)
+    cells = side * side
+    # Arithmetic on the steps, not views of the padded map, which would bind symbolic sizes to those of a trace's example.
+    step = torch.arange(down * across * cells, dtype=torch.int32, device=tokens.device)
+    window, inside = _div(step, cells), step % cells
+    row = _div(window, across) * side + _div(inside, side)
+    column = window % across * side + inside % side
     # Tokens of the map before a cell of the padded one; of a cell in the map that is its own number.
     before = row.clamp(max=height) * width + (row < height) * column.clamp(max=width)
-    cell = row * (across * side) + column
-    number = torch.where((row < height) & (column < width), before, height * width + cell - before)
-    read = number.to(torch.int32).view(down, side, across, side).transpose(1, 2).reshape(-1)
+    padding = height * width + row * (across * side) + column - before
+    read = torch.where((row < height) & (column < width), before, padding).to(torch.int32)
 
     row, column = _div(tokens, width), tokens % width
     window = _div(row, side) * across + _div(column, side)
-    return read, window * (side * side) + (row % side) * side + column % side
+    return read, window * cells + row % side * side + column % side
 
 
 def _div(a: Tensor, b: int) -> Tensor:

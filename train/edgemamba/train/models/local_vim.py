@@ -110,6 +110,10 @@ class LocalVimBlock(nn.Module):
             config.embed_dim, directions, config.directions is None, config.d_state, config.d_conv, config.expand
         )
         self.drop_path = DropPath(drop_path)
+        self.apply(_initialise)
+        out_proj = self.mixer.out_proj.weight
+        with torch.no_grad():  # so that the stream's variance does not grow with the depth
+            nn.init.kaiming_uniform_(out_proj, a=math.sqrt(5)).div_(math.sqrt(config.depth))
 
     def forward(self, hidden: Tensor, residual: Tensor | None, walks: Sequence[Walk]) -> tuple[Tensor, Tensor]:
         """(B, L, C) mixer output of the block before, and the stream before it (None: nothing yet) -> both after."""
@@ -168,10 +172,6 @@ class LocalVim(Backbone):
         )
         self.drop_path = DropPath(config.drop_path_rate)
         self.norm_f = _norm(config)
-        self.apply(_initialise)
-        with torch.no_grad():  # so that the stream's variance does not grow with the depth
-            for block in self.layers:
-                nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=math.sqrt(5)).div_(math.sqrt(config.depth))
         self.head = make_head(dim, config.num_classes)
         self.feature_info = [
             {"num_chs": dim, "reduction": config.patch_size, "module": f"layers.{i}"} for i in range(config.depth)
@@ -241,7 +241,7 @@ def _norm(config: LocalVimConfig) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Upstream's model-wide start, which leaves no bias to the step sizes, other than in Mamba."""
+    """Upstream's start of every Linear, which leaves no bias to the step sizes, other than in Mamba."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
