@@ -225,6 +225,15 @@ def test_nothing_is_left_that_the_maps_do_not_need(name: str, out_indices: Any) 
     assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
 
 
+def test_feature_maps_export_with_dynamic_batch(name: str) -> None:
+    model = small(name, features_only=True, out_indices=(0, 2)).eval()
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=8)}}
+    program = torch.export.export(model, (pictures(2),), dynamic_shapes=shapes).module()
+    with torch.inference_mode():
+        for y, z in zip(program(pictures(3)), model(pictures(3)), strict=True):
+            torch.testing.assert_close(y, z)
+
+
 def test_intermediates_with_the_last_features(name: str) -> None:
     model = small(name).eval()
     x = pictures()
