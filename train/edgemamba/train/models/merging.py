@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemamba.train.models.layers import Permute
+from edgemamba.train.models.padding import crop_map, pad_map
 
 Downsample = Literal["merge", "conv2", "conv3"]
 
@@ -33,17 +32,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H / 2, W / 2, C'), rounded up where odd sides are padded, down where they are cropped."""
+        x = pad_map(x, 2) if self.odd == "pad" else crop_map(x, x.shape[1] // 2 * 2, x.shape[2] // 2 * 2)
         batch, height, width, dim = x.shape
-        extra = 1 if self.odd == "pad" else 0
-        rows, columns = (height + extra) // 2, (width + extra) // 2
-        if not isinstance(height, int) or not isinstance(width, int) or height % 2 or width % 2:
-            # One row and column of zeros too many and then a selection, not what is missing, nor slices: a trace with
-            # symbolic sizes would ask of a slice whether it lies densely in memory, and of a padding whether it is empty,
-            # and the answer for its example (an even size, say) would become a condition on every other.
-            if self.odd == "pad":
-                x = F.pad(x, (0, 0, 0, 1, 0, 1))
-            x = x.index_select(1, torch.arange(2 * rows, device=x.device))
-            x = x.index_select(2, torch.arange(2 * columns, device=x.device))
+        rows, columns = height // 2, width // 2
         x = x.reshape(batch, rows, 2, columns, 2, dim)
         # Of the four neighbours, those of the left column come first, from top to bottom.
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * dim)))

@@ -12,7 +12,7 @@ from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.layers import DropPath, LayerNorm2d, Mlp, Permute, drop_path_rates
-from edgemamba.train.models.merging import PatchMerging
+from edgemamba.train.models.merging import Downsample, make_downsample
 from edgemamba.train.models.options import check_options, pair
 from edgemamba.train.models.scan_stage import ScanStage
 from edgemamba.train.models.ss2d import SS2D, Gate
@@ -51,7 +51,7 @@ class VMambaConfig:
     in_chans: int = 3
     num_classes: int = 1000
     stem: Literal["patch", "overlap"] = "overlap"
-    downsample: Literal["merge", "conv2", "conv3"] = "conv3"
+    downsample: Downsample = "conv3"
     dims: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (2, 2, 8, 2)
     d_state: int = 1
@@ -151,7 +151,7 @@ class VMamba(Backbone):
         self.layers = nn.ModuleList()
         for dim, depth, out_dim in zip(config.dims, config.depths, following, strict=True):
             blocks = [VMambaBlock(config, dim, next(rates)) for _ in range(depth)]
-            downsample = nn.Identity() if out_dim is None else make_downsample(config, dim, out_dim)
+            downsample = nn.Identity() if out_dim is None else make_downsample(config.downsample, dim, out_dim)
             self.layers.append(ScanStage(blocks, downsample, config.scan))
         self.classifier = nn.ModuleDict()
         if not self.out_indices:
@@ -195,15 +195,6 @@ def make_stem(config: VMambaConfig) -> nn.Sequential:
         to_last,
         nn.LayerNorm(dim, eps=EPS),
     )
-
-
-def make_downsample(config: VMambaConfig, dim: int, out_dim: int) -> nn.Module:
-    """(B, H, W, C) -> (B, h, w, C'). The indices are part of upstream's keys."""
-    if config.downsample == "merge":
-        return PatchMerging(dim, out_dim, eps=EPS)
-    kernel, padding = (2, 0) if config.downsample == "conv2" else (3, 1)
-    conv = nn.Conv2d(dim, out_dim, kernel, 2, padding)
-    return nn.Sequential(Permute(0, 3, 1, 2), conv, Permute(0, 2, 3, 1), nn.LayerNorm(out_dim, eps=EPS))
 
 
 def _initialise(module: nn.Module) -> None:
