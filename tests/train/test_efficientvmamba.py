@@ -18,6 +18,7 @@ from edgemamba.train import create_model, list_models
 from edgemamba.train.models.attention_gate import BiAttention
 from edgemamba.train.models.efficientvmamba import EfficientVMamba, EfficientVMambaConfig, config_from_upstream
 from edgemamba.train.models.efficientvmamba_blocks import ConvStage
+from edgemamba.train.models.es2d import ES2D
 from edgemamba.train.models.padding import crop_map, pad_map, round_up
 from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import families, model_entry
@@ -52,10 +53,12 @@ def spread(model: nn.Module) -> None:
 # ---- parts
 
 
-def test_the_atrous_scan_equals_upstream(op: Path) -> None:
+@pytest.mark.parametrize("quarter", [True, False])
+def test_the_atrous_scan_equals_upstream(op: Path, quarter: bool) -> None:
     sidecar, tensors = json.loads(op.with_suffix(".json").read_text()), load_file(op)
     given = sidecar["config"]
-    module = SS2D(given["d_model"], given["d_state"], given["ssm_ratio"], multiple=given["step_size"]).eval()
+    arguments = given["d_model"], given["d_state"], given["ssm_ratio"]
+    module = (ES2D(*arguments) if quarter else SS2D(*arguments, multiple=2)).eval()
     module.load_state_dict({k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")})
     order = scan_order("atrous2", (round_up(sidecar["H"], 2), round_up(sidecar["W"], 2)))
     with torch.inference_mode():

@@ -13,14 +13,18 @@ from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.efficientvmamba_blocks import ConvStage, EVSSBlock, InvertedResidual
+from edgemamba.train.models.es2d import ES2D
 from edgemamba.train.models.layers import LayerNorm2d, Permute, drop_path_rates
 from edgemamba.train.models.merging import Downsample, make_downsample
 from edgemamba.train.models.options import check_options, pair
 from edgemamba.train.models.scan_stage import ScanStage
+from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import get_order
 
 EPS = 1e-5
+# The published order.
+ATROUS = "atrous2"
 # The first stages scan; in the others the maps are small enough for convolutions to see enough of them.
 SCAN_STAGES = 2
 # Below this many channels a stage that scans has no channels left to compute its gates from.
@@ -40,8 +44,8 @@ class EfficientVMambaConfig:
         mlp_ratio: hidden channels of the scanning blocks' MLPs for each channel; 0, as in all published models, for none.
         downsample: between stages, see :func:`edgemamba.train.models.merging.make_downsample`.
         drop_rate: dropout in the MLPs.
-        scan: a registered order of four directions, or one that extends to four. For ``atrous2`` and orders of windows,
-            maps are padded to sides that it is defined for.
+        scan: a registered order of four directions, or one that extends to four. Those other than ``atrous2`` visit every
+            position four times, and cost so much more. For orders of windows, maps are padded to whole ones.
         out_indices: stages whose maps a dense backbone (``Backbone_EfficientVSSM`` in the official code) returns, each
             through its own norm, instead of logits; empty for a classifier.
     """
@@ -58,7 +62,7 @@ class EfficientVMambaConfig:
     downsample: Downsample = "merge"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.1
-    scan: str = "atrous2"
+    scan: str = ATROUS
     out_indices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -158,7 +162,12 @@ class EfficientVMamba(Backbone):
 
 def make_scan_block(config: EfficientVMambaConfig, dim: int, drop_path: float) -> EVSSBlock:
     """One of the first stages' blocks."""
-    return EVSSBlock(dim, config.d_state, config.expand, config.multiple, config.mlp_ratio, config.drop_rate, drop_path)
+    op = (
+        ES2D(dim, config.d_state, config.expand)
+        if config.scan == ATROUS
+        else SS2D(dim, config.d_state, config.expand, multiple=config.multiple)
+    )
+    return EVSSBlock(dim, op, config.mlp_ratio, config.drop_rate, drop_path)
 
 
 def _initialise(module: nn.Module) -> None:

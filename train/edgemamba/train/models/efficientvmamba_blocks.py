@@ -20,14 +20,12 @@ EXPANSION, SQUEEZE = 4, 8
 class EVSSBlock(nn.Module):
     """A scan and a convolution of the same normed map, each gated by channels, added (arXiv:2403.09977, section 3.3).
 
-    Parameters (upstream's names): ``norm``, ``op`` (:class:`SS2D`), ``conv_branch.0`` to ``.3``, ``se`` (one gate with the
+    Parameters (upstream's names): ``norm``, ``op``, ``conv_branch.0`` to ``.3``, ``se`` (one gate with the
     same weights for both branches), and ``norm2`` and ``mlp`` where there is an MLP.
 
     Args:
         dim: C, channels of the map.
-        d_state: states for each inner channel of the scan.
-        expand: inner channels of the scan for each of the map's.
-        multiple: what the sides of the scanned map have to be multiples of, see :class:`SS2D`.
+        op: the scan.
         mlp_ratio: hidden channels of the MLP for each of the map's; 0 for none.
         dropout: in the MLP.
         drop_path: rate of stochastic depth.
@@ -36,16 +34,14 @@ class EVSSBlock(nn.Module):
     def __init__(
         self,
         dim: int,
-        d_state: int,
-        expand: float,
-        multiple: int,
+        op: SS2D,
         mlp_ratio: float = 0.0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-5)
-        self.op = SS2D(dim, d_state, expand, multiple=multiple)
+        self.op = op
         self.conv_branch = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.BatchNorm2d(dim), nn.GELU(), nn.Conv2d(dim, dim, 1)
         )

@@ -82,13 +82,16 @@ class SS2D(nn.Module):
         _, height, width, _ = x.shape
         to_value, *to_gate = self.in_proj.weight.split(self.d_inner)
         value = self.conv2d(F.linear(x, to_value).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        u = pad_map(F.silu(value), self.multiple)
-        batch, rows, columns, inner = u.shape
-        y = self._scan(u.reshape(batch, rows * columns, inner), order).reshape(batch, rows, columns, inner)
+        y = self._scan_map(pad_map(F.silu(value), self.multiple), order)
         y = self.out_act(self.out_norm(crop_map(y, height, width)))
         for weight in to_gate:  # at most one, and not before it is needed: it is as large as the value
             y = y * self.gate_act(F.linear(x, weight))
         return self.dropout(self.out_proj(y))
+
+    def _scan_map(self, u: Tensor, order: Tensor) -> Tensor:
+        """(B, H, W, E) -> the sum of the four directions' scans, (B, H, W, E)."""
+        batch, height, width, inner = u.shape
+        return self._scan(u.reshape(batch, height * width, inner), order).reshape(batch, height, width, inner)
 
     def _scan(self, u: Tensor, order: Tensor) -> Tensor:
         """(B, L, E) -> the sum of the four directions' scans, (B, L, E)."""
@@ -98,13 +101,23 @@ class SS2D(nn.Module):
         to_parts = torch.cat([rows.flatten(0, 1) for rows in self.x_proj_weight.split(parts, dim=1)])
         dt, B, C = F.linear(u, to_parts).split([DIRECTIONS * part for part in parts], dim=-1)
         delta = F.linear(dt, torch.block_diag(*self.dt_projs_weight.unbind()))
-        return selective_scan(
-            u.view(batch, length, 1, inner),
+        return self._selective_scan(
+            u,
             delta.view(batch, length, DIRECTIONS, inner),
-            -torch.exp(at_least_float32(self.A_logs)).view(DIRECTIONS, inner, self.d_state),
             B.reshape(batch, length, DIRECTIONS, self.d_state),
             C.reshape(batch, length, DIRECTIONS, self.d_state),
-            at_least_float32(self.Ds).view(DIRECTIONS, inner),
+            order,
+        )
+
+    def _selective_scan(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, order: Tensor) -> Tensor:
+        """(B, L, E) values, (B, L, 4, E) step sizes and (B, L, 4, N) projections -> (B, L, E)."""
+        return selective_scan(
+            u.unsqueeze(2),
+            delta,
+            -torch.exp(at_least_float32(self.A_logs)).view(DIRECTIONS, self.d_inner, self.d_state),
+            B,
+            C,
+            at_least_float32(self.Ds).view(DIRECTIONS, self.d_inner),
             at_least_float32(self.dt_projs_bias),
             order,
         )
