@@ -78,7 +78,8 @@ def _register(entry: ModelEntry) -> None:
             lambda **kwargs: _make(entry.name, **kwargs),
             make.__name__,
             pretrained,
-            feature_cfg={"feature_cls": FeatureMaps, "out_indices": None},
+            # The format too: of a class timm 1.0.15 does not see that it is its getter, and gives it the model's own.
+            feature_cfg={"feature_cls": FeatureMaps, "out_indices": None, "output_fmt": "NCHW"},
             **options,
         )
 
