@@ -17,6 +17,7 @@ from edgemamba.train.scan_orders import blocks, curves, lines, volumes  # noqa: 
 from edgemamba.train.scan_orders.registry import (
     OrderPattern,
     ScanOrder,
+    Size,
     get_order,
     list_orders,
     order_patterns,
@@ -28,6 +29,7 @@ from edgemamba.train.scan_orders.registry import (
 __all__ = [
     "OrderPattern",
     "ScanOrder",
+    "Size",
     "get_order",
     "list_orders",
     "order_patterns",
