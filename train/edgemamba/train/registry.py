@@ -73,7 +73,7 @@ class ModelEntry:
 
 
 # One module a family; each registers itself and its models when it is imported.
-_MODULES = ("vim", "medmamba", "vmamba", "efficientvmamba", "local_mamba", "plain_mamba")
+_MODULES = ("vim", "medmamba", "vmamba", "efficientvmamba", "mambavision", "local_mamba", "plain_mamba")
 
 _FAMILIES: dict[str, Family] = {}
 _MODELS: dict[str, ModelEntry] = {}
