@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from edgemamba.train import create_model, list_models
+from edgemamba.train import create_model
 from edgemamba.train.models.backbone import Backbone
 
 SIDE = 64
@@ -14,7 +14,7 @@ CLASSES = 5
 DIRECTIONS = (("h", "v_flip"), ("w2", "w2_flip"), ("v", "h_flip"), ("h", "w2"))
 STAGES = {"dims": (8, 16, 32), "depths": (1, 2, 1)}
 # Name -> options that make it small and leave every kind of its blocks in.
-_ALL: dict[str, dict[str, Any]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "vim_tiny": {"embed_dim": 16, "depth": 4},
     "medmamba_t": STAGES,
     "vmamba_t": STAGES,
@@ -24,9 +24,15 @@ _ALL: dict[str, dict[str, Any]] = {
     "local_vmamba_t": STAGES | {"directions": DIRECTIONS},
     "plain_mamba_l1": {"embed_dim": 16, "depth": 4, "dwconv_layers": (0,)},
     "efficientvmamba_t": {"dims": (8, 16, 32, 64), "depths": (1, 1, 2, 1)},
+    "mambavision_t": {
+        "dim": 8,
+        "in_dim": 8,
+        "depths": (1, 1, 2, 2),
+        "num_heads": (1, 1, 2, 2),
+        "window_size": (8, 8, 4, 2),
+        "layer_scale": 0.5,
+    },
 }
-#: The same, of the models that are registered.
-SMALL = {name: options for name, options in _ALL.items() if name in list_models()}
 
 
 def small_options(name: str, **options: Any) -> dict[str, Any]:

@@ -89,8 +89,7 @@ def equal(target: Backbone, state: State, but: tuple[str, ...] = ()) -> None:
 
 
 def test_every_family_is_checked_here() -> None:
-    assert {model_entry(name).family for name in SMALL} == set(families())
-    assert set(families()) <= set(FILES)
+    assert {model_entry(name).family for name in SMALL} == set(families()) == set(FILES)
 
 
 def test_upstreams_files_are_read(name: str, tmp_path: Path) -> None:
@@ -227,6 +226,18 @@ def test_vmambas_older_names_are_read_and_told(tmp_path: Path) -> None:
     assert "tensors under other names of upstream's (patch_embed.proj.weight, " in str(report)
     equal(target, source.state_dict())
     assert count_classes({"model": old}, Path("w.pth"), "vanilla_vmamba_t") == CLASSES
+
+
+@pytest.mark.parametrize("scale", ["g", "weight"])
+def test_mambavisions_scales_are_read_by_their_names_on_hubs(scale: str, tmp_path: Path) -> None:
+    source, target = small_model("mambavision_t"), small_model("mambavision_t", seed=1)
+    state = {key.replace("gamma_", f"{scale}_"): value for key, value in source.state_dict().items()}
+    assert state.keys() != source.state_dict().keys()
+    save_file(prefixed("model.", state), tmp_path / "model.safetensors")
+    report = load_checkpoint(target, tmp_path / "model.safetensors")
+    assert report.adapted == {}
+    assert f"tensors under other names of upstream's (levels.2.blocks.0.{scale}_1, " in str(report)
+    equal(target, source.state_dict())
 
 
 def test_no_two_tensors_share_memory(name: str) -> None:
