@@ -57,8 +57,7 @@ def moves(order: Tensor, width: int) -> Tensor:
     farther on, and along the row where it goes equally far on both: the return of a raster scan to the next line is a move
     to the left, a step of a zigzag's diagonal one to the right or left.
     """
-    row = torch.div(order, width, rounding_mode="floor")
-    column = order - row * width  # not %, which the ONNX exporter does not have for symbolic widths
+    row, column = torch.div(order, width, rounding_mode="floor"), order % width
     down, right = row[:, 1:] - row[:, :-1], column[:, 1:] - column[:, :-1]
     along_row = torch.where(right > 0, RIGHT, LEFT)
     along_column = torch.where(down > 0, DOWN, UP)
