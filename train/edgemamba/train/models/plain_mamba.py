@@ -121,6 +121,7 @@ class PlainMambaLayer(nn.Module):
             config.dt_rank,
             conv_bias=config.conv_bias,
             bias=config.bias,
+            multiple=get_order(config.scan).multiple,
         )
         self.drop_path = DropPath(drop_path)
         if index in config.dwconv_layers:

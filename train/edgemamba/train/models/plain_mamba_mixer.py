@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemamba.train.models.layers import at_least_float32, initial_a_log
-from edgemamba.train.scan_orders import Size, scan_order
+from edgemamba.train.models.padding import crop_map, pad_map, round_up
+from edgemamba.train.scan_orders import Size, get_order, scan_order
 from edgemamba.train.selective_scan import selective_scan
 
 DIRECTIONS = 4
@@ -20,6 +21,8 @@ START, RIGHT, LEFT, UP, DOWN = range(5)
 
 class Walks(NamedTuple):
     """What the mixers of a model need to know of its walks over one map; the same for all of them.
+
+    P counts the positions of the map enlarged to sides that are multiples of what the order needs (``snake`` needs nothing).
 
     Attributes:
         order: (4, S) int32, as of :func:`edgemamba.train.scan_orders.scan_order`.
@@ -41,9 +44,10 @@ def walks(name: str, size: Size, device: torch.device | None = None) -> Walks:
     Raises:
         ScanArgumentError: unknown, or not of four directions.
     """
-    height, width = size
+    multiple = get_order(name).multiple
+    height, width = (round_up(side, multiple) for side in size)
     positions = height * width
-    order = scan_order(name, size, device, directions=DIRECTIONS)
+    order = scan_order(name, (height, width), device, directions=DIRECTIONS)
     index = order.long()
     counted = torch.arange(order.shape[1], device=device).expand(DIRECTIONS, -1)
     steps = torch.zeros(DIRECTIONS, positions, dtype=torch.int64, device=device).scatter(1, index, counted)
@@ -89,6 +93,8 @@ class PlainMambaMixer(nn.Module):
         dt_rank: R; None for C / 16, rounded up.
         conv_bias: of the convolution.
         bias: of ``in_proj`` and ``out_proj``.
+        multiple: zeros are put below the map and on its right, after the convolution, until its sides are multiples of this,
+            as its order needs them; what the scan says there is dropped.
     """
 
     def __init__(
@@ -101,10 +107,11 @@ class PlainMambaMixer(nn.Module):
         *,
         conv_bias: bool = True,
         bias: bool = True,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         inner = expand * dim
-        self.d_inner, self.d_state = inner, d_state
+        self.d_inner, self.d_state, self.multiple = inner, d_state, multiple
         self.dt_rank = rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
         self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
@@ -117,12 +124,11 @@ class PlainMambaMixer(nn.Module):
 
     def forward(self, x: Tensor, around: Walks) -> Tensor:
         """(B, H, W, C) and the walks over its positions -> (B, H, W, C)."""
-        batch, height, width, _ = x.shape
         value, gate = self._project(x)
         value = self.conv2d(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        u = F.silu(value).reshape(batch, height * width, self.d_inner)
-        y = self._scan(u, around).reshape(batch, height, width, self.d_inner)
-        return self.out_proj(y * F.silu(gate))
+        u = pad_map(F.silu(value), self.multiple)
+        y = self._scan(u.flatten(1, 2), around).reshape(u.shape)
+        return self.out_proj(crop_map(y, x.shape[1], x.shape[2]) * F.silu(gate))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) -> values and gates, each (B, H, W, E): two products, because halves of one would be copied."""
