@@ -4,7 +4,8 @@
 
 The smallest published variant of each family, float32, fresh weights, one picture of its published size, under inference mode.
 The peer is the very same module whose layers call `edgemamba.train.reference_scan` instead of the operator; that both give
-the same logits is checked on the way. Models that are not registered are left out, and named.
+the same logits is checked on the way. Models that are not registered are left out, and named. PyTorch's threads do not spin
+while they wait (OMP_WAIT_POLICY=PASSIVE, unless the environment says otherwise), for either.
 
 - Latency: least of several calls, in alternation, in one process.
 - Memory: how far making the model and three forwards raise the peak resident set of a fresh process, in which all that
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +27,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
+
+# Read when torch is first imported: PyTorch's idle threads would otherwise spin on the cores that our kernel's threads need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from rich.console import Console
@@ -208,6 +213,7 @@ def main() -> int:
         figures = [{**asdict(row), "speedup": row.speedup, "memory_share": row.memory_share} for row in rows]
         bars = {"least_speedup": LEAST_SPEEDUP, "most_memory": MOST_MEMORY}
         head = {"benchmark": "backbones_cpu", "threads": options.threads, "torch": package_version("torch")}
+        head["omp_wait_policy"] = os.environ["OMP_WAIT_POLICY"]
         document = {**head, **provenance(), "bars": bars, "left_out": left_out, "rows": figures}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     return int(bool(failures or left_out) and options.check)
