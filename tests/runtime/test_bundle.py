@@ -198,6 +198,29 @@ def test_a_broken_field_is_named(folder: Path, changes: dict[str, Any], field: s
     assert field in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["a", "b"]}, "class_names: 2 names for 4 classes"),
+        ({"class_names": list("abcde")}, "class_names: 5 names for 4 classes"),
+        ({"outputs": []}, "outputs: there is none"),
+        ({"outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch"]}]}, "has no axis of classes"),
+        ({"input": {"name": "frames", "dtype": "uint16", "shape": ["batch", 16, 16, 3]}}, "input: uint16"),
+        (
+            {"input": {"name": "frames", "dtype": "uint8", "shape": ["batch", 16, 32, 3]}},
+            "makes uint8 (batch, 16, 16, 3)",
+        ),
+        ({"input": {"name": "frames", "dtype": "uint8", "shape": ["batch", 16, 16]}}, "makes uint8 (batch, 16, 16, 3)"),
+        ({"preprocessing": {"size": [16, 16], "dtype": "float32"}}, "makes float32 (batch, 16, 16, 3)"),
+        ({"preprocessing": {"size": [2000000, 2000000]}}, "preprocessing: size (2000000, 2000000) has more than"),
+    ],
+)
+def test_parts_that_contradict_each_other(folder: Path, changes: dict[str, Any], message: str) -> None:
+    """Each was an IndexError or a memory error at the first frame, or a wrong name, before the parts were compared."""
+    edit(folder, **changes)
+    assert message in refused(folder)
+
+
 def test_not_a_folder(tmp_path: Path) -> None:
     assert "is not a folder" in refused(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")

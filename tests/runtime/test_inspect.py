@@ -130,7 +130,7 @@ def test_a_graph_without_the_function_is_told(
 
 def test_markup_in_names_is_not_interpreted(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(shutil.copytree(bundle.path, tmp_path / "markup"))
-    Bundle(folder, bundle.manifest).with_files(MODEL, class_names=("[red]a[/]", "[/nothing]"))
+    Bundle(folder, bundle.manifest).with_files(MODEL, class_names=("[red]a[/]", "[/nothing]", "c", "d"))
     assert run(str(folder)) == 0
     assert "[/nothing]" in capsys.readouterr().out
 

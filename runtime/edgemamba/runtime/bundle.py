@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgemamba.runtime.errors import BundleError
 from edgemamba.runtime.operator import DOMAIN, OP_TYPE, OP_VERSION
@@ -21,6 +21,8 @@ from edgemamba.runtime.preprocessing import Preprocessing
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
+#: The output of a classifier: (B, num_classes).
+LOGITS = "logits"
 
 SCHEMA_VERSION = 1
 # A manifest is text of a few kilobytes; anything far beyond that is not one.
@@ -112,6 +114,26 @@ class Manifest(_Strict):
             raise ValueError(f"{MODEL} is not listed")
         return value
 
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Manifest:
+        """What the parts say of the same thing must be one thing, or an engine fails at the first frame, or misnames it."""
+        recipe, shape = self.preprocessing, self.input.shape
+        expected = (*recipe.size, recipe.channels)
+        fits = len(shape) == 1 + len(expected) and all(
+            isinstance(extent, str) or extent == wanted for extent, wanted in zip(shape[1:], expected, strict=True)
+        )
+        if self.input.dtype != recipe.dtype or not fits:
+            made = f"{recipe.dtype} (batch, {', '.join(map(str, expected))})"
+            raise ValueError(f"input: {self.input.dtype} {shape}, but the preprocessing makes {made}")
+        if not self.outputs:
+            raise ValueError("outputs: there is none")
+        for output in self.outputs:
+            if output.name == LOGITS and len(output.shape) < 2:
+                raise ValueError(f"outputs: {LOGITS} of shape {output.shape} has no axis of classes")
+            if output.name == LOGITS and self.class_names and output.shape[1] != len(self.class_names):
+                raise ValueError(f"class_names: {len(self.class_names)} names for {output.shape[1]} classes")
+        return self
+
 
 class Bundle:
     """A bundle on disk whose manifest and files have been checked."""
@@ -197,8 +219,9 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "document"
-        message = " ".join(f"{where}: {first['msg'].removeprefix('Value error, ')}".split())
+        ours = first["msg"].removeprefix("Value error, ")
+        where = ".".join(map(str, first["loc"])) or ("document" if ours == first["msg"] else "")
+        message = " ".join(f"{where}: {ours}".removeprefix(": ").split())
         raise BundleError(f"{path}: {message}") from None
 
 

@@ -17,6 +17,8 @@ from edgemamba.runtime.resampling import resample
 
 # The largest value of each input dtype: the graph divides by it before it subtracts the mean.
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+#: An input of more pixels (8192 x 8192) is a broken or hostile manifest: one frame would take gigabytes.
+MOST_PIXELS = 1 << 26
 
 
 class Preprocessing(BaseModel):
@@ -49,6 +51,8 @@ class Preprocessing(BaseModel):
     def _positive(self) -> Preprocessing:
         if min(self.size) < 1:
             raise ValueError(f"size must be positive, not {self.size}")
+        if math.prod(self.size) > MOST_PIXELS:
+            raise ValueError(f"size {self.size} has more than {MOST_PIXELS} pixels")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, not {self.std}")
         return self

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemamba.runtime.bundle import Bundle
+from edgemamba.runtime.bundle import LOGITS, Bundle
+from edgemamba.runtime.errors import EngineError
 from edgemamba.runtime.predictions import Predictions
 
 
@@ -72,9 +73,18 @@ class Engine(ABC):
         return np.stack(fitted) if fitted else np.zeros((0, *shape), recipe.dtype)
 
     def predictions(self, outputs: dict[str, NDArray[np.generic]]) -> Predictions:
-        """Wrap the graph's outputs."""
-        logits = np.asarray(outputs["logits"], np.float32)
+        """Wrap the graph's outputs.
+
+        Raises:
+            EngineError: they are not a classifier's, or not of as many classes as the manifest names.
+        """
+        if LOGITS not in outputs:
+            raise EngineError(f"{self.bundle.path} has no output {LOGITS!r}; it has: {', '.join(outputs) or 'none'}")
+        logits = np.asarray(outputs[LOGITS], np.float32)
         names = self.bundle.manifest.class_names
+        if logits.ndim != 2 or (names and logits.shape[1] != len(names)):
+            wanted = f"(batch, {len(names) or 'classes'})"
+            raise EngineError(f"{self.bundle.path}: the graph returns {LOGITS} {logits.shape}, expected {wanted}")
         return Predictions(logits, tuple(names) if names else tuple(map(str, range(logits.shape[1]))), outputs)
 
     def __enter__(self) -> Engine:
