@@ -84,6 +84,37 @@ def test_full_disk_is_one_clear_line() -> None:
         sink.close()
 
 
+@pytest.mark.parametrize("name", ["o.jsonl", "o.mp4", "o.avi"])
+def test_without_a_result_nothing_is_made_and_nothing_is_lost(name: str, tmp_path: Path) -> None:
+    """A source that turns out to be broken must not cost the results of an earlier run."""
+    path = tmp_path / name
+    with open_sink(path) as sink:
+        sink.open(Described())
+    assert list(tmp_path.iterdir()) == []
+    with open_sink(path) as sink:
+        sink.open(Described())
+        sink.write(result(0))
+        sink.write(result(1))
+    before = path.read_bytes()
+    with open_sink(path) as sink:
+        sink.open(Described())
+    assert path.read_bytes() == before
+    with open_sink(path) as sink:
+        sink.open(Described())
+        sink.write(result(0))
+    assert 0 < path.stat().st_size < len(before)
+
+
+def test_lines_go_into_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.jsonl"
+    os.mkfifo(path)
+    reader = subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE, text=True)
+    with open_sink(path) as sink:
+        sink.open(Described())
+        sink.write(result(7))
+    assert json.loads(reader.communicate(timeout=30)[0])["index"] == 7
+
+
 def test_no_patient_attribute_reaches_the_lines(tmp_path: Path, colour_engine: Any) -> None:
     pydicom = pytest.importorskip("pydicom")
     from pydicom.data import get_testdata_file

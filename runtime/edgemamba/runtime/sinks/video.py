@@ -29,7 +29,8 @@ class VideoSink(Sink):
     pictures are repeated or left out so that the video keeps the pace of the clock.
 
     Args:
-        path: the file; its suffix decides container and codec (see ``CODECS``). An MP4 is finished by :meth:`close`; an
+        path: the file; its suffix decides container and codec (see ``CODECS``). What it holds is replaced by the first
+            result, and kept where none comes. An MP4 is finished by :meth:`close`; an
             ``.mkv`` or ``.avi`` can be read nearly up to its last frame even if the process was killed.
         fps: frames a second; by default the source's, or 10 where it states none.
     """
@@ -44,6 +45,7 @@ class VideoSink(Sink):
         self._writer: Any = None
         self._size = (0, 0)
         self._count = 0
+        self._made = False
 
     def open(self, source: Source) -> None:
         self._cv2 = require("cv2", purpose="writing videos")
@@ -51,7 +53,8 @@ class VideoSink(Sink):
         self._live = source.live
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("wb"):  # OpenCV says only that it failed
+            self._made = not self.path.exists()
+            with self.path.open("ab"):  # OpenCV says only that it failed
                 pass
         except OSError as error:
             raise SinkError(f"{self.path} cannot be written: {error.strerror}") from None
@@ -71,6 +74,8 @@ class VideoSink(Sink):
             self._writer = None
             if self._count and not self.path.stat().st_size:
                 raise SinkError(f"{self.path}: {self.codec} wrote nothing; is the disk full?")
+        if self._made and not self._count:
+            self.path.unlink(missing_ok=True)
 
     def describe(self) -> str:
         return f"{self.path} ({self._count} frames, {self.codec})"
