@@ -154,6 +154,22 @@ def test_a_cine_cut_short_gives_its_whole_frames(tmp_path: Path) -> None:
     assert source.fps == pytest.approx(30, rel=1e-3)
 
 
+def test_a_header_that_promises_millions_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And the frames after it keep their places."""
+    import pydicom
+
+    dataset = pydicom.dcmread(dicom("MR_small.dcm"))
+    dataset.NumberOfFrames = 1_000_000
+    dataset.save_as(tmp_path / "1.dcm")
+    write(tmp_path / "2.png", gradient())
+    with open_source(tmp_path) as source:
+        frames = list(source)
+    assert [(frame.source, frame.index) for frame in frames] == [("1.dcm", 0), ("2.png", 1_000_000)]
+    assert source.skipped.count == 999_999
+    assert len(caplog.records) == 1
+    assert "1.dcm ends after 1 of the 1000000 frames that its header promises" in caplog.text
+
+
 def test_glob(tmp_path: Path) -> None:
     for name in ("b10.png", "b9.png", "a.bmp"):
         write(tmp_path / name, gradient())

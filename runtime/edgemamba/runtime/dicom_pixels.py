@@ -85,6 +85,13 @@ class DicomImage:
         return self._length
 
     @property
+    def present(self) -> int:
+        """How many of the promised frames the file holds; fewer where it was cut short."""
+        if self._encapsulated is not None:
+            return min(len(self._encapsulated), len(self))
+        return min(8 * self._available // max(1, self._frame_bits()), len(self))
+
+    @property
     def fps(self) -> float | None:
         """Frames a second by the file's own clock, where it has one."""
         if len(self._times) > 1 and self._times[-1] > 0:
@@ -281,18 +288,21 @@ class DicomImage:
         return self._as_array(value, 0, {**self._options, "number_of_frames": 1})
 
     def _decode_native(self, index: int) -> tuple[NDArray[Any], str]:
-        options = self._options
-        bits = int(options["rows"]) * int(options["columns"]) * int(options["samples_per_pixel"])
-        bits *= int(options["bits_allocated"])
-        if options["photometric_interpretation"] == "YBR_FULL_422":
-            bits = bits * 2 // 3
+        bits = self._frame_bits()
         needed = -(-bits * (index + 1) // 8)
         if needed > self._available:
             raise SourceError(
                 f"the pixel data (7FE0,0010) are cut short: {self._available} bytes of {-(-bits * len(self) // 8)}"
             )
         self._file.seek(self._start)
-        return self._as_array(self._file, index, options)
+        return self._as_array(self._file, index, self._options)
+
+    def _frame_bits(self) -> int:
+        """Of one uncompressed frame, as stored."""
+        options = self._options
+        bits = int(options["rows"]) * int(options["columns"]) * int(options["samples_per_pixel"])
+        bits *= int(options["bits_allocated"])
+        return bits * 2 // 3 if options["photometric_interpretation"] == "YBR_FULL_422" else bits
 
     def _as_array(self, source: Any, index: int, options: dict[str, Any]) -> tuple[NDArray[Any], str]:
         array, properties = self._decoder.as_array(source, index=index, validate=False, **options)

@@ -40,6 +40,7 @@ class PictureSource(Source):
         self.files = tuple(paths)
         self._root = root
         self._voi = voi
+        self._absent = 0  # frames that the file being read promises and does not hold
         dicom = [path for path in self.files if looks_like_dicom(path)]
         self._dicom = frozenset(dicom)
         if not dicom:
@@ -74,6 +75,7 @@ class PictureSource(Source):
                     yield Frame(pixels, index, start + seconds, name, metadata)
                     read += 1
                 index += 1
+            index, self._absent = index + self._absent, 0
             start += elapsed + 1 / NOMINAL_FPS
         if not read:
             first = f"; the first: {self.skipped.reasons[0]}" if self.skipped.reasons else ""
@@ -82,7 +84,9 @@ class PictureSource(Source):
     def _dicom_frames(self, path: Path) -> Iterator[tuple[NDArray[np.generic] | None, float, dict[str, Any]]]:
         """Pixels, seconds and metadata of each frame; no pixels for a frame that is skipped."""
         with DicomImage(path, self._voi) as image:
-            for index in range(len(image)):
+            # Where not one is whole, the first says why.
+            tried = max(1, image.present)
+            for index in range(tried):
                 stated = image.timestamp(index)
                 seconds = index / NOMINAL_FPS if stated is None else stated
                 try:
@@ -92,6 +96,11 @@ class PictureSource(Source):
                         raise
                     self.skipped.add(str(error))
                     yield None, seconds, {}
+            # One line for all of them: a header may promise millions.
+            self._absent = len(image) - tried
+            if self._absent:
+                reason = f"{path} ends after {image.present} of the {len(image)} frames that its header promises"
+                self.skipped.add(reason, self._absent)
 
 
 def _image_frames(path: Path) -> Iterator[tuple[NDArray[np.generic] | None, float, dict[str, Any]]]:
