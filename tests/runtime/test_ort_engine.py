@@ -154,6 +154,26 @@ def test_without_the_native_library_the_stock_engine_remains(bundle: Bundle, mon
         load(bundle, "ort-cpu")
 
 
+def test_a_graph_of_other_classes_than_the_manifest_names(tmp_path: Path, frames: np.ndarray) -> None:
+    bundle = write_scan_bundle(tmp_path / "b")
+    (card,) = bundle.manifest.outputs
+    claimed = bundle.with_files(outputs=(card.model_copy(update={"shape": ("batch", 2)}),), class_names=("a", "b"))
+    with (
+        load(claimed, "ort-function") as engine,
+        pytest.raises(EngineError, match=r"returns logits \(\d, 4\), expected \(batch, 2\)"),
+    ):
+        engine(frames)
+    other = bundle.with_files(outputs=(card.model_copy(update={"name": "y"}),), class_names=())
+    with load(other, "ort-function") as engine, pytest.raises(EngineError, match="has no output 'logits'; it has: y"):
+        engine.predictions({"y": np.zeros((1, 4), np.float32)})
+
+
+@pytest.mark.parametrize("threads", [-1, 100_000])
+def test_numbers_of_threads_that_no_machine_has(bundle: Bundle, threads: int) -> None:
+    with pytest.raises(EngineError, match=f"threads is {threads}"):
+        load(bundle, threads=threads)
+
+
 def test_an_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from edgemamba.runtime.bundle import Bundle
@@ -16,6 +17,10 @@ BACKENDS = {
     "ort-function": ("edgemamba.runtime.engines.ort", "OrtFunctionEngine"),
 }
 _AUTO = ("ort-cpu", "ort-function")
+# ONNX Runtime makes as many threads as it is told to, and takes the machine down with them.
+_MOST_THREADS = 1024
+
+LOGGER = logging.getLogger("edgemamba.runtime")
 
 
 def backend_class(name: str) -> type[Engine]:
@@ -43,13 +48,16 @@ def load(path: str | Path | Bundle, backend: str = "auto", *, threads: int = 0) 
 
     Args:
         path: the bundle's folder, or a bundle already loaded. Its digests are checked before anything in it is executed.
-        backend: a name of :data:`BACKENDS`, or ``auto``: the first that this machine can run.
+        backend: a name of :data:`BACKENDS`, or ``auto``: the first that this machine can run; where that is not the
+            fastest there is, the log says why.
         threads: intra-op threads; 0 lets the backend choose.
 
     Raises:
         BundleError: the bundle is missing, malformed or changed.
         EngineError: the backend is unknown, cannot be used here (the reason is given), or rejects the graph.
     """
+    if not 0 <= threads <= _MOST_THREADS:
+        raise EngineError(f"threads is {threads}; 0 (the backend's own choice) to {_MOST_THREADS} can be used")
     bundle = path if isinstance(path, Bundle) else Bundle.load(path)
     if backend != "auto":
         engine_class = backend_class(backend)
@@ -57,11 +65,13 @@ def load(path: str | Path | Bundle, backend: str = "auto", *, threads: int = 0) 
         if reason:
             raise EngineError(f"backend {backend} cannot be used here: {reason}")
         return engine_class(bundle, threads=threads)
-    reasons = []
+    reasons: list[str] = []
     for name in _AUTO:
         engine_class = backend_class(name)
         reason = engine_class.unavailable()
         if reason is None:
+            if reasons:
+                LOGGER.warning("using %s, which is slower, because of %s", name, "; ".join(reasons))
             return engine_class(bundle, threads=threads)
         reasons.append(f"{name}: {reason}")
     raise EngineError("no backend can be used here; " + "; ".join(reasons))
