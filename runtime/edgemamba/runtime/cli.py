@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,10 +21,12 @@ from edgemamba.runtime.extras import missing_message
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb is implemented (``module:function``) and the line that `edgemamba --help` shows for it."""
+    """Where a verb is implemented (``module:function``), the line that `edgemamba --help` shows for it, and the extra that
+    brings all it needs (None: the runtime's own dependencies do, or it depends on the source)."""
 
     target: str
     help: str
+    extra: str | None = None
 
     def load(self) -> Callable[..., Any]:
         """Import the module and return the function."""
@@ -35,15 +40,22 @@ VERBS = {
     "demo": Verb(
         "edgemamba.export.commands.demo:demo",
         "Train, export, verify and stream a small model on real data, in minutes.",
+        "demo",
     ),
-    "models": Verb("edgemamba.train.commands.models:models", "List the backbones that can be created."),
+    "models": Verb("edgemamba.train.commands.models:models", "List the backbones that can be created.", "train"),
     "train": Verb(
-        "edgemamba.train.commands.train:train", "Train a backbone on a folder, a MedMNIST .npz or a CSV of DICOM files."
+        "edgemamba.train.commands.train:train",
+        "Train a backbone on a folder, a MedMNIST .npz or a CSV of DICOM files.",
+        "train",
     ),
     "export": Verb(
-        "edgemamba.export.commands.export:export", "Turn a checkpoint into a bundle: ONNX graph, manifest, digests."
+        "edgemamba.export.commands.export:export",
+        "Turn a checkpoint into a bundle: ONNX graph, manifest, digests.",
+        "export",
     ),
-    "verify": Verb("edgemamba.export.commands.verify:verify", "Compare PyTorch with every engine on the same inputs."),
+    "verify": Verb(
+        "edgemamba.export.commands.verify:verify", "Compare PyTorch with every engine on the same inputs.", "export"
+    ),
     "inspect": Verb("edgemamba.runtime.commands.inspect:inspect", "Show what a bundle holds and check its digests."),
     "run": Verb(
         "edgemamba.runtime.commands.run:run", "Stream a video, camera, folder or DICOM source through a bundle."
@@ -93,7 +105,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     """Import the verb's function, run it under typer, and turn what it raises into an exit code and one line."""
     try:
         app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-        app.command(name=verb)(VERBS[verb].load())
+        app.command(name=verb)(_load(VERBS[verb]))
         status = app(arguments, prog_name=f"edgemamba {verb}", standalone_mode=False)
         # Depending on its version, typer turns Ctrl-C into an Abort or into this status.
         if status == _INTERRUPTED:
@@ -105,18 +117,38 @@ def _run(verb: str, arguments: list[str]) -> int:
         top = (error.name or "").partition(".")[0]
         if not top or top == "edgemamba":
             raise
-        _fail(missing_message(top, f"`edgemamba {verb}`"), 2)
+        _fail(missing_message(top, f"`edgemamba {verb}`", VERBS[verb].extra), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", _INTERRUPTED)
-    except BrokenPipeError:  # `edgemamba models | head`
-        sys.stderr.close()
-        return 0
+    except SystemExit as stop:
+        # `edgemamba models | head`: typer ends with 1, which here means that a check failed.
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 0
+        raise
     except Exception as error:
         # Usage errors come from click or from the copy of click inside newer typers: told apart by what they can do.
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
         _fail(f"{explain()} (see `edgemamba {verb} --help`)", 2)
+
+
+def _load(verb: Verb) -> Callable[..., Any]:
+    """Import the verb. Ctrl-C ends the process at once meanwhile: nothing is open yet, and libraries that are interrupted
+    half-imported may swallow the interrupt, or fail in ways of their own."""
+
+    def stop(number: int, frame: object) -> None:
+        os.write(2, b"edgemamba: error: interrupted\n")
+        os._exit(_INTERRUPTED)
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        return verb.load()
+    signal.signal(signal.SIGINT, stop)
+    try:
+        return verb.load()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _help() -> str:

@@ -47,9 +47,12 @@ def require(name: str, *, purpose: str = "") -> ModuleType:
         raise MissingExtraError(missing_message(top, purpose)) from None
 
 
-def missing_message(name: str, purpose: str = "") -> str:
-    """One line that says what is missing, what for, and the pip command that brings it."""
-    extra = EXTRA_OF.get(name)
+def missing_message(name: str, purpose: str = "", extra: str | None = None) -> str:
+    """One line that says what is missing, what for, and the pip command that brings it.
+
+    ``extra``: what brings all that the purpose needs; by default what brings ``name``.
+    """
+    extra = extra or EXTRA_OF.get(name)
     what_for = f" for {purpose}" if purpose else ""
     how = f'pip install "edgemamba[{extra}]"' if extra else f"pip install {name}"
     return f"{name} is needed{what_for} and is not installed: {how}"
