@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from edgemamba.export import export, writing
+from edgemamba.export import export, exporting, writing
 from edgemamba.runtime.bundle import Bundle
 from edgemamba.runtime.errors import BundleError, ExportError
 from edgemamba.runtime.preprocessing import Preprocessing
@@ -209,6 +209,7 @@ def test_other_opsets(tmp_path: Path, opset: int) -> None:
         ({"image_size": 0}, "image size"),
         ({"class_names": ["a"]}, "1 class names were given for 5"),
         ({"image_size": 2}, "cannot be exported at 2x2"),
+        ({"image_size": 100_000}, "more than 67108864 pixels"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path, options: dict, message: str) -> None:
@@ -253,14 +254,23 @@ def test_only_a_bundle_is_overwritten_and_only_when_asked(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "photos"]
 
 
+def test_where_nothing_can_be_written_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "to_onnx", lambda *arguments: pytest.fail("the model was traced"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "b", Path("/proc/b")):
+        with pytest.raises(ExportError, match=f"{out} cannot be written"):
+            export(Plain(), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_an_empty_folder_is_fine(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     assert export(Plain(), tmp_path / "b").path == tmp_path / "b"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(("error", "seen"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, ExportError)])
 def test_an_interrupted_export_leaves_the_old_bundle_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], seen: type[BaseException]
 ) -> None:
     out = tmp_path / "b"
     before = export(Plain(), out).manifest
@@ -269,7 +279,7 @@ def test_an_interrupted_export_leaves_the_old_bundle_and_nothing_else(
         raise error
 
     monkeypatch.setattr(writing, "save_weights", interrupted)
-    with pytest.raises(error):
+    with pytest.raises(seen):
         export(Plain(), out, force=True)
     assert Bundle.load(out).manifest == before
     assert [path.name for path in tmp_path.iterdir()] == ["b"]

@@ -173,6 +173,7 @@ def test_options_that_cannot_be_used(official: Path, tmp_path: Path, capsys: pyt
     names.write_text('["only one"]')
     cases = {
         ("--image-size", "big"): "--image-size big",
+        ("--image-size", "100000"): "--image-size 100000: models take up to",
         ("--precision", "int8"): "int8",
         ("--opset", "11"): "opset 11",
         ("--dynamic", "time"): "time",
@@ -197,6 +198,12 @@ def test_bundles_that_cannot_be_verified(trained: Path, tmp_path: Path, capsys: 
     assert "tensorflow" in fails(
         ["verify", str(out), "--checkpoint", str(trained), "--backend", "tensorflow"], 2, capsys
     )
+    for arguments, message in (
+        (("--atol", "0"), "--atol is 0"),
+        (("--rtol", "-1"), "--rtol is -1"),
+        (("--seed", "-1"), "--seed"),
+    ):
+        assert message in fails(["verify", str(out), "--checkpoint", str(trained), *arguments], 2, capsys)
     manifest = out / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"model.onnx":', '"../model.onnx":'))
@@ -206,3 +213,17 @@ def test_bundles_that_cannot_be_verified(trained: Path, tmp_path: Path, capsys: 
     data[100] ^= 1
     (out / "model.onnx").write_bytes(data)
     assert "was changed" in fails(["verify", str(out)], 2, capsys)
+    (out / "model.onnx").write_bytes(data[:3000])
+    Bundle(out, read_manifest(out)).with_files("model.onnx")
+    message = fails(["verify", str(out), "--checkpoint", str(trained), "--samples", "1"], 2, capsys)
+    assert "model.onnx is not a readable ONNX model" in message
+
+
+def test_a_configuration_that_no_model_has(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "b"
+    succeeds(["export", str(trained), "-o", str(out)])
+    card = read_manifest(out).model
+    for key, value in (("dims", None), ("img_size", "large"), ("depths", {})):
+        changed = card.model_copy(update={"config": {**card.config, key: value}})
+        Bundle(out, read_manifest(out)).with_files(model=changed)
+        fails(["verify", str(out), "--samples", "1"], 2, capsys)

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from edgemamba.export import layers
@@ -227,9 +228,10 @@ def _preprocessing(model: nn.Module, image_size: int | tuple[int, int] | None) -
     if image_size is None:
         return recipe
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
-    if min(size) < 1:
-        raise ExportError(f"image size {size} is not positive")
-    return recipe.model_copy(update={"size": size})
+    try:
+        return Preprocessing.model_validate({**recipe.model_dump(), "size": size})
+    except ValidationError as error:
+        raise ExportError(f"image {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _model_name(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgemamba.export.deployment import DeployedModel, deploy
 from edgemamba.runtime.bundle import WEIGHTS, Bundle
-from edgemamba.runtime.errors import BundleError, CheckpointError
+from edgemamba.runtime.errors import BundleError, CheckpointError, EdgeMambaError
 from edgemamba.train import create_model
 
 #: Tape entries of the operator itself are called ``scan:0``, ``scan:1``, ... in the order of execution.
@@ -43,14 +43,25 @@ def reference_model(bundle: Bundle) -> DeployedModel:
 
 
 def architecture(bundle: Bundle) -> nn.Module:
-    """The manifest's model, with fresh weights."""
+    """The manifest's model, with fresh weights.
+
+    Raises:
+        BundleError: the manifest's configuration is not one that the model can be built with.
+        ModelError: the model, or an option of it, is not known.
+    """
     card = bundle.manifest.model
     # JSON has no tuples; and the head may have been replaced since the configuration was written.
     config: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in card.config.items()
     }
     config["num_classes"] = bundle.manifest.outputs[0].shape[1]
-    return create_model(card.name, **config)
+    try:
+        return create_model(card.name, **config)
+    except EdgeMambaError:
+        raise
+    except Exception as error:  # a manifest may hold any JSON
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BundleError(f"{bundle.path}: {card.name} cannot be built as its manifest says: {reason}") from None
 
 
 @torch.no_grad()

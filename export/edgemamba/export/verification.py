@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from edgemamba.export import inputs as samples_of
@@ -34,7 +35,7 @@ from edgemamba.export.report import write_html
 from edgemamba.runtime import __version__
 from edgemamba.runtime.bundle import MODEL, WEIGHTS, Bundle, ParitySummary, sha256, timestamp
 from edgemamba.runtime.engines import available, load
-from edgemamba.runtime.errors import CheckpointError, EdgeMambaError, EngineError, ExportError
+from edgemamba.runtime.errors import BundleError, CheckpointError, EdgeMambaError, EngineError, ExportError
 from edgemamba.train import load_checkpoint
 
 #: Pictures made where none are given, and frames taken from a source where no number is.
@@ -248,7 +249,7 @@ def _bisect(
     A backend that fails while another passes is held against that one, tensor by tensor; where none passes, the graph itself
     is suspect and is held against PyTorch's modules.
     """
-    graph = onnx.load(bundle.file(MODEL))
+    graph = _graph(bundle)
     good = next((result.backend for result in results if result.passed and result.backend in SESSIONS), None)
     finished = []
     for result in results:
@@ -266,6 +267,14 @@ def _bisect(
         else:
             finished.append(result.model_copy(update={"divergence": divergence}))
     return finished
+
+
+def _graph(bundle: Bundle) -> onnx.ModelProto:
+    path = bundle.file(MODEL)
+    try:
+        return onnx.load(path)
+    except DecodeError as error:
+        raise BundleError(f"{path} is not a readable ONNX model: {error}") from None
 
 
 def _locate(

@@ -23,13 +23,29 @@ class BundleWriter:
     """Writes into a hidden folder beside ``out`` and renames it when everything in it has been checked.
 
     Raises:
-        ExportError: ``out`` exists and is not a bundle, or is one and ``force`` was not given. Said before any work is done.
+        ExportError: ``out`` exists and is not a bundle, or is one and ``force`` was not given, or cannot be written. Said
+            before any work is done.
     """
 
     def __init__(self, out: Path, *, force: bool = False) -> None:
         self.out = out
         self.force = force
         self._refuse_to_overwrite()
+        self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._hidden_folder().rmdir()
+        except OSError as error:
+            raise self._cannot(error) from None
+
+    def _hidden_folder(self) -> Path:
+        """A new folder beside ``out``, so that renaming it crosses no file system."""
+        return Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+
+    def _cannot(self, error: OSError) -> ExportError:
+        return ExportError(f"{self.out} cannot be written: {error.strerror or error}")
 
     def _refuse_to_overwrite(self) -> None:
         if not self.out.exists():
@@ -58,9 +74,8 @@ class BundleWriter:
         progress: Callable[[str], None],
     ) -> Bundle:
         """Check the graph, write all files, rename the folder into place and load it as any user would."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
         check(graph, deployed, manifest.preprocessing)
-        folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+        folder = self._hidden_folder()
         try:
             progress("writing the bundle")
             (folder / MODEL).write_bytes(graph.SerializeToString(deterministic=True))
@@ -75,8 +90,10 @@ class BundleWriter:
             for file in folder.iterdir():  # safetensors writes for the owner alone
                 file.chmod(0o666 & ~mask)
             self._move_into_place(folder)
-        except BaseException:  # an interrupt too must leave nothing behind
+        except BaseException as error:  # an interrupt too must leave nothing behind
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise self._cannot(error) from None
             raise
         return Bundle.load(self.out)
 

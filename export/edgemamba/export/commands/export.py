@@ -19,6 +19,7 @@ from edgemamba.export.writing import weights_digest
 from edgemamba.runtime.bundle import MODEL, Bundle, SourceCard, sha256
 from edgemamba.runtime.errors import CheckpointError, ExportError
 from edgemamba.runtime.operator import OP_TYPE
+from edgemamba.runtime.preprocessing import MOST_PIXELS
 from edgemamba.train import create_model, load_checkpoint
 from edgemamba.train.checkpoint import METADATA_KEY, count_classes, read_file, read_training_checkpoint
 
@@ -129,7 +130,10 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
     parts = text.lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise ExportError(f"--image-size {text}: give pixels as 224, or height x width as 224x320")
-    return int(parts[0]), int(parts[-1])
+    height, width = int(parts[0]), int(parts[-1])
+    if height * width > MOST_PIXELS:  # before a model of that size is built
+        raise ExportError(f"--image-size {text}: models take up to {MOST_PIXELS} pixels")
+    return height, width
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

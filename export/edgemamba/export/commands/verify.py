@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +31,7 @@ def verify(
         int | None, typer.Option(min=1, help="Number of frames; default 18, or up to 64 of --inputs.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Frames per run, where the graph's batch is dynamic.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the synthetic pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the synthetic pictures.")] = 0,
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance; default 1e-4 (fp32), 2e-2 (fp16).")] = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance; default as atol.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -43,8 +44,7 @@ def verify(
     """
     console = Console(stderr=True)
     loaded = Bundle.load(bundle)
-    default = Tolerance.of(loaded.manifest.precision)
-    tolerance = Tolerance(atol=default.atol if atol is None else atol, rtol=default.rtol if rtol is None else rtol)
+    tolerance = _tolerance(Tolerance.of(loaded.manifest.precision), atol, rtol)
     with console.status("verifying") as status:
         report = verify_bundle(
             loaded,
@@ -63,6 +63,14 @@ def verify(
         _show(report, loaded, Console())
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _tolerance(default: Tolerance, atol: float | None, rtol: float | None) -> Tolerance:
+    try:
+        return Tolerance(atol=default.atol if atol is None else atol, rtol=default.rtol if rtol is None else rtol)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise typer.BadParameter(f"--{first['loc'][0]} is {first['input']}: {first['msg']}") from None
 
 
 def _show(report: ParityReport, bundle: Bundle, console: Console) -> None:

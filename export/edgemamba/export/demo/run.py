@@ -25,6 +25,7 @@ from edgemamba.export.parity import ParityReport
 from edgemamba.export.verification import verify
 from edgemamba.runtime.bundle import Bundle
 from edgemamba.runtime.engines import Engine, load
+from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.sinks import open_sink
 from edgemamba.runtime.streaming import stream
 from edgemamba.train.checkpoint import read_training_checkpoint
@@ -112,7 +113,10 @@ def run_demo(out: Path, scale: Scale, seed: int, console: Console) -> DemoReport
 
     with step("real slices, kept apart"):
         pictures = make_pictures({"train": scale.pictures[0], "val": scale.pictures[1], "test": None}, seed)
-        out.mkdir(parents=True)
+        try:
+            out.mkdir(parents=True)
+        except OSError as error:
+            raise SinkError(f"{out} cannot be made: {error.strerror}") from None
         save_npz(out / "planes.npz", pictures)
         held_out = pictures["test"]
         write_dicom(out / "held_out.dcm", held_out)
