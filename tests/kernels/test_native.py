@@ -113,6 +113,32 @@ def test_nan_is_not_lost(name: str) -> None:
     assert np.isnan(native.selective_scan(**inputs)).any()
 
 
+BACKWARD_MEMORY = """
+import numpy as np
+from kernels.native_calls import INPUT_NAMES, native, random_inputs
+from edgemamba.runtime import memory
+inputs = random_inputs(np.random.default_rng(0), dtype=np.float32, **{extents})
+gradients = {{name: np.full_like(inputs[name], np.nan) for name in INPUT_NAMES[:-1]}}
+dy = np.ones((1, inputs["u"].shape[1], inputs["u"].shape[3]), np.float32)
+views = [native.view_of(inputs[name], name) for name in INPUT_NAMES]
+outputs = [native.view_of(gradient, name) for name, gradient in gradients.items()]
+before = memory.resident_bytes() if memory.reset_peak() else None
+native.scan_backward(views, True, native.view_of(dy, "dy"), outputs, 2)
+print(-1 if before is None else memory.peak_bytes() - before)
+"""
+
+
+def test_backward_keeps_checkpoints_and_not_every_state() -> None:
+    """The states of all positions would take 147 MiB here; in a fresh process, where no memory is there to be used again."""
+    extents = {"batch": 1, "positions": 3136, "directions": 4, "channels": 192, "states": 16}
+    command = [sys.executable, "-c", BACKWARD_MEMORY.format(extents=extents)]
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=True)
+    if int(done.stdout) < 0:
+        pytest.skip("the system does not tell peaks of memory")
+    assert int(done.stdout) < 3136 * 4 * 192 * 16 * 4 / 10
+
+
 def test_threads_do_not_change_a_bit() -> None:
     inputs = random_inputs(np.random.default_rng(5), positions=100, channels=150, states=16)
     dy = np.ones((2, 100, 150), np.float32)
