@@ -177,7 +177,7 @@ def test_options_that_cannot_be_used(official: Path, tmp_path: Path, capsys: pyt
         ("--precision", "int8"): "int8",
         ("--opset", "11"): "opset 11",
         ("--dynamic", "time"): "time",
-        ("--dynamic", "height"): "vim_tiny cannot be exported",
+        ("--dynamic", "height"): "tracing inferred a static shape of",
         ("--set", "depth"): "key=value",
         ("--set", "deepth=3"): "depth",
         ("--class-names", str(names)): "1 class names were given for 5",

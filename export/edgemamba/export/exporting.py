@@ -214,11 +214,13 @@ class _quiet:  # noqa: N801 - used as a statement
 
 
 def _reason(error: BaseException) -> str:
-    """The line that says what was wrong: the deepest cause's first line, without the exporter's advice around it."""
+    """What was wrong: the deepest cause's first line (and the next, where it only announces it), without the exporter's advice."""
     while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
         error = error.__cause__ or error.__context__ or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def _preprocessing(model: nn.Module, image_size: int | tuple[int, int] | None) -> Preprocessing:
