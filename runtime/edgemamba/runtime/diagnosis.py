@@ -31,7 +31,7 @@ _EXPORT_TOOLS = (
 )
 # What `getBuildInformation` calls it -> what it is needed for.
 _OPENCV_FEATURES = {
-    "FFMPEG": "video files and network streams",
+    "FFMPEG": "video files",
     "v4l/v4l2": "USB cameras",
     "GStreamer": "pipelines, and CSI cameras on a Jetson",
     "GUI": "windows on a screen",
