@@ -31,6 +31,8 @@ from edgemamba.train.registry import (
 from edgemamba.train.scan_orders import scan_order
 
 NOT_FAMILIES = ("keys", "ops")
+# The one family of the golden folder that is still to come; any other name that is not registered is a mistake.
+LATER = ("segmamba",)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -62,8 +64,8 @@ def upstream_config(sidecar: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(family: str, sidecar: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
-    if family not in families():
-        pytest.skip(f"family {family} is not registered")
+    if family in LATER:
+        pytest.skip(f"family {family} is not there yet")
     model = model_from_upstream_config(family, upstream_config(sidecar)).eval()
     model.load_state_dict(state, strict=True)
     return model
@@ -167,8 +169,9 @@ def test_keys_and_shapes_equal_upstream(keys: Path) -> None:
     if "alias" in expected:
         pytest.skip(f"{keys.name} lists former names; test_vmamba.py reads it")
     entry = entry_of(variant)
-    if entry is None:
-        pytest.skip(f"{keys.stem} is not registered")
+    if keys.stem.startswith(LATER):
+        pytest.skip(f"{keys.stem} is not there yet")
+    assert entry is not None, f"{variant} is neither a model nor an alias of one"
     with torch.device("meta"):
         model = create_model(entry.name)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}

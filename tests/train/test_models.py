@@ -260,3 +260,8 @@ def test_exports_with_dynamic_size(name: str) -> None:
         for height, width in ((64, 96), (80, 48), (92, 71)):
             x = picture(1, height, width)
             torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_value_of_another_kind_is_one_line() -> None:
+    with pytest.raises(ModelError, match=r"medmamba_t cannot be made with dims='abc'"):
+        create_model("medmamba_t", dims="abc")

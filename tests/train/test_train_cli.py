@@ -117,6 +117,28 @@ def test_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--opt", "adamx"], r"--opt adamx is not known; nearest: .*adam"),
+        (["--sched", "cosin"], r"--sched cosin is not known; nearest: cosine"),
+    ],
+)
+def test_unknown_names_are_refused_before_data_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    missing = tmp_path / "there is no data here"
+    assert call("train", "--data", missing, "--out", tmp_path / "run", *TINY_OPTIONS, *options) == 2
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    assert call("train", "--data", write_tree(tmp_path / "data"), "--out", out, *TINY_OPTIONS) == 2
+    assert "cannot be written" in capsys.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
     """The same batches divided over two ranks: the same epochs, each validation picture counted once."""

@@ -90,5 +90,5 @@ def _pickle_reason(error: BaseException) -> str:
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
     if asked:
         return f"it asks to run or build {asked[1]}, and only weights are read; save its state_dict() alone"
-    reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-    return f"it is not a checkpoint, or is damaged: {reason.splitlines()[0][:120]}"
+    reason = (str(error).partition("WeightsUnpickler error: ")[2] or str(error)).strip()
+    return "it is not a checkpoint, or is damaged" + (f": {reason.splitlines()[0][:120]}" if reason else "")

@@ -167,7 +167,12 @@ def create_model(
     for option in options:
         if option not in known:
             raise ModelError(f"{entry.name} has no option {option!r}; {_nearest(option, known)}")
-    model = _FAMILIES[entry.family].build(dataclasses.replace(entry.config, **options))
+    try:
+        config = dataclasses.replace(entry.config, **options)
+    except (TypeError, ValueError) as error:  # a value of another kind than the option's, e.g. text for a number
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise ModelError(f"{entry.name} cannot be made with {given}: {error}") from None
+    model = _FAMILIES[entry.family].build(config)
     model.model_name = entry.name
     model.preprocessing = entry.preprocessing.model_copy(update={"size": model.config.img_size})
     return model

@@ -100,9 +100,16 @@ class TrainingSettings(BaseModel):
         return self.checkpoints / "last.ckpt"
 
     def write(self) -> None:
-        """Write ``config.json``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n")
+        """Write ``config.json``.
+
+        Raises:
+            TrainingError: the folder cannot be made or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.json").write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n")
+        except OSError as error:
+            raise TrainingError(f"--out {self.folder} cannot be written: {error.strerror}") from None
 
     def check_same(self, saved: dict[str, Any]) -> None:
         """Refuse to resume a run with settings that it was not started with.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
+from timm.optim import list_optimizers
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.runtime.extras import require
@@ -39,6 +41,9 @@ from edgemamba.train.progress import EpochProgress
 from edgemamba.train.registry import create_model
 from edgemamba.train.resuming import check_resumable, find_checkpoint
 from edgemamba.train.settings import TrainingSettings
+
+# Those of timm's create_scheduler_v2, which keeps no list of them.
+SCHEDULERS = ("constant", "cosine", "multistep", "plateau", "poly", "rsqrt", "step", "tanh")
 
 _MODE = {"top1": "max", "auc": "max", "loss": "min"}
 
@@ -88,6 +93,22 @@ class TrainingResult:
         }
 
 
+def check_names(settings: TrainingSettings) -> None:
+    """Refuse names that timm does not know before anything is read.
+
+    Raises:
+        TrainingError: names the nearest.
+    """
+    for option, name, known in (
+        ("opt", settings.optimizer, list_optimizers()),
+        ("sched", settings.scheduler, SCHEDULERS),
+    ):
+        # timm takes a prefix for a wrapper of the optimiser it stands before, as in "lookahead_adamw".
+        if name.lower().rpartition("_")[2] not in known and name.lower() not in known:
+            near = difflib.get_close_matches(name.lower(), known, n=3) or sorted(known)
+            raise TrainingError(f"--{option} {name} is not known; nearest: {', '.join(near[:6])}")
+
+
 def train(
     settings: TrainingSettings, *, resume: str | None = None, console: Console | None = None
 ) -> TrainingResult | None:
@@ -115,6 +136,7 @@ def train(
         raise TrainingError(
             f"{settings.folder} already holds a run; go on with --resume auto, or choose another folder with --out"
         )
+    check_names(settings)
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     dataset = open_dataset(settings.data, val_fraction=settings.val_fraction, seed=settings.seed)
     model = build_model(settings, len(dataset.class_names))
