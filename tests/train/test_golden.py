@@ -23,7 +23,6 @@ from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import (
     ModelEntry,
     create_model,
-    families,
     list_models,
     model_entry,
     model_from_upstream_config,
