@@ -13,7 +13,7 @@ from conftest import golden_folder
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgemamba.runtime.errors import ModelError, ScanArgumentError
+from edgemamba.runtime.errors import EdgeMambaError, ModelError
 from edgemamba.train import create_model, list_models
 from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.models.vmamba import VMamba, VMambaConfig, config_from_upstream
@@ -260,7 +260,7 @@ def test_another_scan_order(kind: str) -> None:
         # Extended to four directions, "raster" is "cross", and "column" begins with the other pair.
         torch.testing.assert_close(raster(x), cross(x))
         assert (column(x) - cross(x)).abs().max() > 0.01
-    with pytest.raises(ScanArgumentError, match="'rastr' is not known; nearest: raster"):
+    with pytest.raises(EdgeMambaError, match="'rastr' is not known; nearest: raster"):
         small(kind, scan="rastr")
 
 
