@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor
 
-from edgemamba.runtime.errors import ModelError
+from edgemamba.runtime.errors import EdgeMambaError, ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone
 
@@ -169,6 +169,8 @@ def create_model(
             raise ModelError(f"{entry.name} has no option {option!r}; {_nearest(option, known)}")
     try:
         config = dataclasses.replace(entry.config, **options)
+    except EdgeMambaError:
+        raise  # some are ValueErrors too
     except (TypeError, ValueError) as error:  # a value of another kind than the option's, e.g. text for a number
         given = ", ".join(f"{option}={value!r}" for option, value in options.items())
         raise ModelError(f"{entry.name} cannot be made with {given}: {error}") from None
