@@ -25,10 +25,9 @@ from edgemamba.train.models.mambavision_blocks import (
     Halve,
     MambaVisionMixer,
     Stem,
-    from_windows,
-    to_windows,
 )
 from edgemamba.train.models.options import check_options, pair
+from edgemamba.train.models.windows import from_windows, to_windows
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import get_order, scan_order
 
@@ -47,7 +46,8 @@ class MambaVisionConfig:
         depths: blocks of each stage; of the last two stages' the first half, rounded up, scan, the others attend.
         num_heads: of the attention, for each stage.
         window_size: side of the windows that a stage's tokens are divided into; the first two stages have none. It is not
-            stored in weights and may be changed: at the published sizes one window covers the whole map.
+            stored in weights and may be changed: at the published sizes, of which they are a 16th and a 32nd, one window
+            covers the whole map; maps that they do not divide are padded.
         qk_norm: norm queries and keys.
         layer_scale, layer_scale_conv: initial value of a learned scale of each branch's channels; None for no such parameter.
         d_state: states for each channel that is scanned.
@@ -94,9 +94,12 @@ class MambaVisionConfig:
                 )
         if self.mlp_ratio <= 0:
             raise ModelError(f"mlp_ratio is {self.mlp_ratio}; a positive number is needed")
-        if get_order(self.scan).directions != 1:
+        order = get_order(self.scan)
+        if order.directions != 1 or order.axes not in (None, 2):
+            raise ModelError(f"scan {self.scan!r} is not one walk over a window: MambaVision scans in one direction")
+        if any(window % order.multiple for window in self.window_size[CONV_STAGES:]):
             raise ModelError(
-                f"scan {self.scan!r} has {get_order(self.scan).directions} directions; MambaVision scans in one"
+                f"scan {self.scan!r} takes windows of multiples of {order.multiple}; window_size is {self.window_size}"
             )
         if len(set(self.out_indices)) < len(self.out_indices) or not set(self.out_indices) <= set(range(STAGES)):
             raise ModelError(f"out_indices {self.out_indices} are not different stages of 0 to {STAGES - 1}")
@@ -140,10 +143,10 @@ class WindowStage(nn.Module):
         """(B, C, H, W) -> as :meth:`ConvStage.forward`; the same shape in the last stage."""
         height, width = x.shape[2], x.shape[3]
         order = scan_order(self.scan, (self.window, self.window), x.device)
-        x = to_windows(x, self.window)
+        x = to_windows(x.permute(0, 2, 3, 1), self.window)
         for block in self.blocks:
             x = checkpoint(block, x, order, use_reentrant=False) if grad_checkpointing else block(x, order)
-        x = from_windows(x, self.window, height, width)
+        x = from_windows(x, self.window, height, width).permute(0, 3, 1, 2)
         if maps is not None:
             maps.append(x)
         return self.downsample(x)
@@ -253,6 +256,7 @@ _UPSTREAM_INERT = (
     "features_only",
 )
 _OUT_NORMS = {"ln2d": "layer", "bn": "batch"}
+_CLASSIFIER, _DENSE = "MambaVision", "MM_mamba_vision"
 
 
 def config_from_upstream(config: Mapping[str, Any]) -> MambaVisionConfig:
@@ -262,7 +266,10 @@ def config_from_upstream(config: Mapping[str, Any]) -> MambaVisionConfig:
         if isinstance(options.get(name), bool) or not isinstance(options.get(name), int | float):
             options[name] = None  # upstream makes the parameter for numbers only
     options["qk_norm"] = bool(options.get("qk_norm", False))
-    dense = "MM_mamba_vision" in str(config.get("cls", "")) or bool({"out_indices", "norm_layer"} & config.keys())
+    kind = str(config.get("cls") or _CLASSIFIER)
+    if _CLASSIFIER not in kind and _DENSE not in kind:
+        raise ModelError(f"mambavision: upstream's cls={kind!r} is not supported")
+    dense = _DENSE in kind or bool({"out_indices", "norm_layer"} & config.keys())
     if dense:
         if config.get("norm_layer", "ln2d") not in _OUT_NORMS:
             raise ModelError(f"mambavision: upstream's norm_layer={config['norm_layer']!r} is not supported")

@@ -1,4 +1,4 @@
-"""The layers of MambaVision: convolutions, a mixer that scans half of its channels, attention, and windows of tokens."""
+"""The layers of MambaVision: convolutions, a mixer that scans half of its channels, and attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemamba.train.models.layers import DropPath, Mlp, at_least_float32, initial_a_log
-from edgemamba.train.models.padding import crop_map, pad_map, round_up
 from edgemamba.train.selective_scan import selective_scan
 
 EPS = 1e-5
@@ -160,19 +159,3 @@ def scale_parameter(dim: int, value: float | None) -> nn.Parameter | None:
 
 def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
     return x if scale is None else x * scale
-
-
-def to_windows(x: Tensor, window: int) -> Tensor:
-    """(B, C, H, W) -> (B n, w^2, C): n windows a picture, row by row, and so the tokens in each; zeros fill the last ones."""
-    x = pad_map(x.permute(0, 2, 3, 1), window)
-    batch, height, width, dim = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, dim)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, window * window, dim)
-
-
-def from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
-    """(B n, w^2, C) -> (B, C, height, width): the inverse of :func:`to_windows`, without what it filled in."""
-    high, wide = round_up(height, window) // window, round_up(width, window) // window
-    x = x.reshape(-1, high, wide, window, window, x.shape[-1]).permute(0, 1, 3, 2, 4, 5)
-    x = x.reshape(-1, high * window, wide * window, x.shape[-1])
-    return crop_map(x, height, width).permute(0, 3, 1, 2)
