@@ -12,10 +12,12 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from edgemamba.export import export, exporting, writing
-from edgemamba.runtime.bundle import Bundle
+from edgemamba.export import export, exporting, verify, writing
+from edgemamba.export.parity import Tolerance
+from edgemamba.runtime.bundle import MODEL, MODEL_DATA, Bundle
 from edgemamba.runtime.errors import BundleError, ExportError
 from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.train import create_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -313,3 +315,22 @@ def test_a_manifest_that_points_outside_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(BundleError, match="outside"):
         Bundle.load(tmp_path / "b")
+
+
+def test_weights_too_large_for_one_file_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "SINGLE_FILE_LIMIT", 10_000)  # really 2 GiB
+    bundle = export(create_model("vim_tiny", num_classes=5, img_size=32, depth=2), tmp_path / "large")
+    data = bundle.path / MODEL_DATA
+    assert data.stat().st_size > 4 * 100_000
+    assert (bundle.path / MODEL).stat().st_size < data.stat().st_size / 4
+    assert MODEL_DATA in bundle.manifest.files
+    report = verify(bundle, samples=2, write=False)
+    assert report.passed
+    # The search for a diverging layer edits the graph, and must find the weights all the same.
+    strict = verify(bundle, samples=1, write=False, tolerance=Tolerance(atol=1e-12, rtol=1e-12))
+    assert not any(backend.error for backend in strict.backends)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(BundleError, match=MODEL_DATA):
+        Bundle.load(bundle.path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from edgemamba.export import layers, reference
 from edgemamba.export.deployment import INPUT, OUTPUT, DeployedModel
 from edgemamba.export.probing import run_probed
+from edgemamba.runtime.bundle import MODEL, MODEL_DATA
 from edgemamba.runtime.errors import EdgeMambaError, ExportError
 from edgemamba.runtime.preprocessing import FULL_SCALE, Preprocessing
 
@@ -16,23 +19,30 @@ from edgemamba.runtime.preprocessing import FULL_SCALE, Preprocessing
 _SAME = 0.1
 
 
-def check(graph: onnx.ModelProto, deployed: DeployedModel, preprocessing: Preprocessing) -> None:
+def check(graph: onnx.ModelProto, deployed: DeployedModel, preprocessing: Preprocessing, folder: Path) -> None:
     """Validate the graph, run it once in stock ONNX Runtime, and drop the module notes that do not hold.
 
     Which value is a module's output was inferred from the graph's structure. Here each such value is compared with what the
     module returns; notes that prove wrong are removed, so that a later search for a diverging layer can rely on the rest.
 
+    Args:
+        folder: where weights are that are not in the graph.
+
     Raises:
         ExportError: the graph is invalid, does not load or run, or returns values that are not finite.
     """
     try:
-        onnx.checker.check_model(graph, full_check=True)
+        if (folder / MODEL_DATA).exists():  # the checker looks for it beside a file, not beside a message
+            (folder / MODEL).write_bytes(graph.SerializeToString())
+            onnx.checker.check_model(str(folder / MODEL), full_check=True)
+        else:
+            onnx.checker.check_model(graph, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
     frames = sample_frame(preprocessing, static_batch=_static_batch(graph))
     recorded = layers.recorded_modules(graph)
     try:
-        outputs = run_probed(graph, "ort-function", sorted(set(recorded.values())), frames)
+        outputs = run_probed(graph, "ort-function", sorted(set(recorded.values())), frames, folder)
     except EdgeMambaError as error:
         raise ExportError(f"stock ONNX Runtime cannot run the exported graph: {error}") from error
     if not np.isfinite(outputs[OUTPUT]).all():

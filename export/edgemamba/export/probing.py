@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,24 +23,24 @@ class Session(Protocol):
 
 
 class SessionFactory(Protocol):
-    """Loads a serialised graph into a backend."""
+    """Loads a serialised graph, whose larger weights may be in a folder, into a backend."""
 
-    def __call__(self, model: bytes) -> Session:
+    def __call__(self, model: bytes, folder: Path) -> Session:
         """A session that can be run."""
         ...
 
 
-def _ort_with_kernel(model: bytes) -> Session:
+def _ort_with_kernel(model: bytes, folder: Path) -> Session:
     from edgemamba.runtime.engines.ort import make_session
 
-    session: Session = make_session(model, kernel=True)
+    session: Session = make_session(model, kernel=True, folder=folder)
     return session
 
 
-def _ort_function(model: bytes) -> Session:
+def _ort_function(model: bytes, folder: Path) -> Session:
     from edgemamba.runtime.engines.ort import make_session
 
-    session: Session = make_session(model, kernel=False)
+    session: Session = make_session(model, kernel=False, folder=folder)
     return session
 
 
@@ -61,9 +62,9 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 
 
 def run_probed(
-    model: onnx.ModelProto, backend: str, names: Sequence[str], frames: NDArray[np.generic]
+    model: onnx.ModelProto, backend: str, names: Sequence[str], frames: NDArray[np.generic], folder: Path
 ) -> dict[str, NDArray[np.generic]]:
-    """The graph's own outputs and the named tensors, by name.
+    """The graph's own outputs and the named tensors, by name. ``folder``: where weights are that are not in the graph.
 
     Raises:
         EngineError: the backend cannot run edited graphs, or refuses this one.
@@ -73,7 +74,7 @@ def run_probed(
     marked = with_outputs(model, names)
     outputs = [value.name for value in marked.graph.output]
     try:
-        session = SESSIONS[backend](marked.SerializeToString())
+        session = SESSIONS[backend](marked.SerializeToString(), folder)
         return dict(zip(outputs, session.run(outputs, {INPUT: frames}), strict=True))
     except EngineError:
         raise

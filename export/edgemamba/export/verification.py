@@ -261,7 +261,7 @@ def _bisect(
         frames = data.frames[worst // size * size : worst // size * size + size]
         try:
             bounds = _INNER_SHARE * tolerance.rtol, _ROUNDING[bundle.manifest.precision]
-            divergence = _locate(graph, result.backend, good, model, frames, bounds)
+            divergence = _locate(graph, result.backend, good, model, frames, bundle.path, bounds)
         except EdgeMambaError as error:
             finished.append(result.model_copy(update={"error": f"the search for the diverging layer failed: {error}"}))
         else:
@@ -272,7 +272,7 @@ def _bisect(
 def _graph(bundle: Bundle) -> onnx.ModelProto:
     path = bundle.file(MODEL)
     try:
-        return onnx.load(path)
+        return onnx.load(path, load_external_data=False)
     except DecodeError as error:
         raise BundleError(f"{path} is not a readable ONNX model: {error}") from None
 
@@ -283,18 +283,19 @@ def _locate(
     good: str | None,
     model: DeployedModel,
     frames: NDArray[np.generic],
+    folder: Path,
     bounds: tuple[float, float],
 ) -> Divergence | None:
-    """Search one backend; ``bounds`` are ``bound`` and ``rounding`` of :func:`locate`."""
+    """Search one backend; ``bounds`` are ``bound`` and ``rounding`` of :func:`locate`, ``folder`` is the bundle's."""
     bound, rounding = bounds
 
     def candidate(names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-        return run_probed(graph, backend, names, frames)
+        return run_probed(graph, backend, names, frames, folder)
 
     if good is not None:
 
         def believed(names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-            return run_probed(graph, good, names, frames)
+            return run_probed(graph, good, names, frames, folder)
 
         return locate(graph, candidate, believed, against=good, bound=bound, rounding=rounding)
     recorded = reference.tape(model, frames)

@@ -15,7 +15,18 @@ from torch import nn
 
 from edgemamba.export.checking import check
 from edgemamba.export.deployment import DeployedModel
-from edgemamba.runtime.bundle import MANIFEST, MODEL, WEIGHTS, Bundle, Manifest, SourceCard, sha256, write_manifest
+from edgemamba.export.external_weights import SINGLE_FILE_LIMIT, move_weights_out, weight_bytes
+from edgemamba.runtime.bundle import (
+    MANIFEST,
+    MODEL,
+    MODEL_DATA,
+    WEIGHTS,
+    Bundle,
+    Manifest,
+    SourceCard,
+    sha256,
+    write_manifest,
+)
 from edgemamba.runtime.errors import ExportError
 
 
@@ -74,12 +85,15 @@ class BundleWriter:
         progress: Callable[[str], None],
     ) -> Bundle:
         """Check the graph, write all files, rename the folder into place and load it as any user would."""
-        check(graph, deployed, manifest.preprocessing)
         folder = self._hidden_folder()
         try:
+            files = [MODEL]
+            if weight_bytes(graph) > SINGLE_FILE_LIMIT:
+                move_weights_out(graph, folder)
+                files.append(MODEL_DATA)
+            check(graph, deployed, manifest.preprocessing, folder)
             progress("writing the bundle")
             (folder / MODEL).write_bytes(graph.SerializeToString(deterministic=True))
-            files = [MODEL]
             if weights:
                 save_weights(deployed.model, folder / WEIGHTS)
                 files.append(WEIGHTS)

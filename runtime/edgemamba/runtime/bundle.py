@@ -20,6 +20,8 @@ from edgemamba.runtime.preprocessing import Preprocessing
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+#: The graph's weights, where they are too large to be inside it.
+MODEL_DATA = "model.onnx.data"
 WEIGHTS = "weights.safetensors"
 #: The output of a classifier: (B, num_classes).
 LOGITS = "logits"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _OLDEST = (1, 19)
 # Read by our RegisterCustomOps: ONNX Runtime lets an op use the session's threads but not count them.
 _THREADS_OPTION = "edgemamba.intra_op_num_threads"
+_FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 _FATAL_ONLY = 4
 
 
@@ -33,6 +34,7 @@ def make_session(
     threads: int = 0,
     spin: bool = False,
     profile: str | Path | None = None,
+    folder: str | Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU, set up for low latency.
 
@@ -46,6 +48,7 @@ def make_session(
         spin: let idle threads wait for work in a loop, as ONNX Runtime does by default. Vim-Tiny at 224 on two cores: 25
             instead of 29 ms where nothing else runs; but 120 to 170 instead of 45 to 110 ms where a decoder or another
             process shares the cores, as on a device they do.
+        folder: of weights that are not in a serialised model; those of a file are beside it.
         profile: where given, the prefix of a Chrome trace that ``session.end_profiling()`` writes.
 
     Raises:
@@ -62,6 +65,8 @@ def make_session(
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    if folder is not None:
+        options.add_session_config_entry(_FOLDER_OPTION, str(folder))
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
