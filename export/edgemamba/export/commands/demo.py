@@ -37,7 +37,7 @@ def demo(
     console = Console(stderr=True)
     folder = next_free(out)
     if folder != out:
-        console.print(f"{out} exists: this run goes to {folder}, and reuses nothing", highlight=False)
+        console.print(f"{out} exists: this run goes to {folder}, and reuses nothing", highlight=False, soft_wrap=True)
     scale = QUICK if quick else FULL
     if epochs is not None:
         scale = dataclasses.replace(scale, epochs=epochs)
