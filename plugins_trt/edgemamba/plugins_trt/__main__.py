@@ -13,7 +13,14 @@ import typer
 from edgemamba.plugins_trt.building import build, cuda_include, find_compiler
 from edgemamba.plugins_trt.headers import installed
 from edgemamba.runtime.errors import EdgeMambaError
-from edgemamba.runtime.trt_plugin import MAJORS, autoload_library, build_info, plugin_file, plugin_folders, plugin_library
+from edgemamba.runtime.trt_plugin import (
+    MAJORS,
+    autoload_library,
+    build_info,
+    plugin_file,
+    plugin_folders,
+    plugin_library,
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -56,27 +63,23 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
         compiler = " ".join(find_compiler())
     except EdgeMambaError as error:
         compiler = f"missing: {error}"
-    plugins = {}
+    plugins: dict[str, str] = {}
     for major in MAJORS:
         for folder in plugin_folders():
             if (path := folder / plugin_file(major)).is_file():
-                plugins.setdefault(str(major), {"path": str(path), "info": _info(path)})
+                plugins.setdefault(str(path), _info(path))
     findings = {
-        "compiler": compiler,
+        "compiler": [compiler],
         "headers": [str(headers) for headers in installed()],
-        "cuda_headers": str(cuda_include() or "none, and none needed"),
+        "cuda_headers": [str(cuda_include() or "none, and none needed")],
         "tensorrt_packages": [f"{name} {found}" for name in _LIBRARIES if (found := _version(name))],
-        "plugins": plugins,
+        "plugins": [f"{path}: {info}" for path, info in plugins.items()],
         "folders": [str(folder) for folder in plugin_folders()],
     }
     if as_json:
         print(json.dumps(findings, indent=2))
     else:
-        for name, value in findings.items():
-            if isinstance(value, dict):
-                lines = [f"TensorRT {major}: {entry['path']} ({entry['info']})" for major, entry in value.items()]
-            else:
-                lines = value if isinstance(value, list) else [value]
+        for name, lines in findings.items():
             print(f"{name.replace('_', ' '):<18}" + f"\n{'':<18}".join(lines or ["none"]))
     if not plugins:
         raise typer.Exit(1)

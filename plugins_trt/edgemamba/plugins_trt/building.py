@@ -127,7 +127,9 @@ def run_compiler(command: Sequence[str]) -> None:
     if done.returncode == 0:
         return
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    first = next((line for line in lines if "error" in line or "undefined" in line), lines[0] if lines else "no message")
+    first = next(
+        (line for line in lines if "error" in line or "undefined" in line), lines[0] if lines else "no message"
+    )
     raise EngineError(f"{Path(command[0]).name} could not build the plugin: {first}")
 
 

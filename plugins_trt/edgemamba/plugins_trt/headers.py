@@ -57,7 +57,7 @@ def read_version(folder: Path) -> tuple[int, int, int]:
         text = (folder / _VERSION).read_text(errors="replace")
     except OSError as error:
         raise EngineError(f"{folder / _VERSION} cannot be read: {error.strerror}") from error
-    defined = dict(re.findall(r"^\s*#\s*define\s+(\w+)\s+(\w+)", text, re.MULTILINE))
+    defined: dict[str, str] = dict(re.findall(r"^\s*#\s*define\s+(\w+)\s+(\w+)", text, re.MULTILINE))
     numbers = []
     for part in ("MAJOR", "MINOR", "PATCH"):
         value = defined.get(f"NV_TENSORRT_{part}", "")

@@ -54,7 +54,7 @@ def find_sources() -> Sources:
         EngineError: where neither is there.
     """
     here = Path(__file__).resolve().parent
-    for root in (here / "sources", *here.parents[:4]):
+    for root in (here / "cpp", *here.parents[:4]):
         if (root / "plugins_trt/src/plugin.cpp").is_file() and (root / "kernels/src/arguments.cpp").is_file():
             return Sources(root)
     raise EngineError(f"the plugin's C++ sources are not beside {here}: install edgemamba again")

@@ -66,7 +66,9 @@ def build_info(library: Path) -> str:
     try:
         function = ctypes.CDLL(str(library)).em_trt_build_info
     except (OSError, AttributeError) as error:
-        raise EngineError(f"{library} is not a usable TensorRT plugin: {error}: build it again: {BUILD_COMMAND}") from error
+        raise EngineError(
+            f"{library} is not a usable TensorRT plugin: {error}: build it again: {BUILD_COMMAND}"
+        ) from error
     function.restype = ctypes.c_char_p
     text: str = function().decode()
     return text
