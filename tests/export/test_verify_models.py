@@ -158,7 +158,7 @@ def test_a_changed_weight_is_found_in_its_layer(bundle: Bundle, which: int) -> N
 def test_a_wrong_kernel_is_found_at_its_node(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that gets the skip connection D wrong in one layer, while the function is right."""
 
-    def broken(model: bytes) -> probing.Session:
+    def broken(model: bytes, folder: Path) -> probing.Session:
         graph = onnx.ModelProto.FromString(model)
         scans = [node for node in graph.graph.node if node.op_type == "SelectiveScan"]
         if len(scans) > 2:  # (a graph cut down to earlier tensors may have fewer)
@@ -175,7 +175,7 @@ def test_a_wrong_kernel_is_found_at_its_node(bundle: Bundle, monkeypatch: pytest
 
         def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
             super().__init__(bundle, threads=threads)
-            self.session = broken(bundle.file("model.onnx").read_bytes())
+            self.session = broken(bundle.file("model.onnx").read_bytes(), bundle.path)
 
         @classmethod
         def unavailable(cls) -> str | None:
