@@ -7,11 +7,20 @@ any other exception is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import re
+
+# What breaks a line, or commands a terminal: messages quote files that may be hostile.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 class EdgeMambaError(Exception):
     """Base of all errors meant for the user. ``exit_code`` follows the command line's contract (2: bad usage or input)."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The message, with control characters as spaces."""
+        return _CONTROLS.sub(" ", super().__str__())
 
 
 class MissingExtraError(EdgeMambaError, ImportError):
