@@ -56,6 +56,17 @@ def test_squash_equals_pillow() -> None:
     assert np.abs(fitted - expected).mean() < 0.35
 
 
+def test_squash_crop_equals_timm() -> None:
+    timm_data = pytest.importorskip("timm.data")
+    image = pytest.importorskip("PIL.Image")
+    options = {"interpolation": "bicubic", "crop_pct": 0.93}
+    transform = timm_data.create_transform((3, 96, 96), crop_mode="squash", mean=0, std=1, **options)
+    pixels = picture("coffee")
+    expected = np.asarray(transform(image.fromarray(pixels))).transpose(1, 2, 0) * 255
+    fitted = Preprocessing(size=(96, 96), resize="squash_crop", **options).fit(pixels)
+    assert np.abs(fitted - expected).mean() < 0.35
+
+
 def test_sixteen_bits_reach_the_input() -> None:
     """A ramp of 4000 of 65535 levels becomes 16 of 255 in 8 bits; a uint16 input must keep hundreds."""
     ramp = np.linspace(20000, 24000, 512).astype(np.uint16)[None, :, None].repeat(512, axis=0)
@@ -94,7 +105,7 @@ def test_grey_is_repeated_and_equal_sizes_are_untouched() -> None:
     width=st.integers(1, 300),
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     crop_pct=st.floats(0.5, 1),
-    resize=st.sampled_from(["squash", "center_crop"]),
+    resize=st.sampled_from(["squash", "squash_crop", "center_crop"]),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
 @settings(max_examples=60, deadline=None)

@@ -258,7 +258,7 @@ def test_variants_and_their_upstream_names() -> None:
         # One window is the whole map at the published size.
         assert entry.config.window_size[2:] == (height // 16, width // 32)
     large = model_entry("mamba_vision_L3_512_21k")
-    assert (large.preprocessing.resize, large.preprocessing.crop_pct, large.top1) == ("squash", 0.93, 88.1)
+    assert (large.preprocessing.resize, large.preprocessing.crop_pct, large.top1) == ("squash_crop", 0.93, 88.1)
 
 
 @pytest.mark.parametrize("options", [{}, {"layer_scale": None, "layer_scale_conv": 0.5, "qk_norm": True}])

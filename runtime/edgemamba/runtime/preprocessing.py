@@ -28,9 +28,10 @@ class Preprocessing(BaseModel):
         size: height and width of the input in pixels.
         resize: ``squash`` resizes straight to ``size``; ``center_crop`` resizes so that the picture, its aspect ratio kept, just
             covers ``size`` divided by ``crop_pct``, and crops the centre (timm's and torchvision's evaluation transform,
-            with their roundings).
+            with their roundings); ``squash_crop`` resizes to ``size`` divided by ``crop_pct`` whatever the picture's aspect ratio,
+            and crops the centre (timm's crop mode "squash").
         interpolation: of the resize, antialiased as Pillow does it; see :mod:`edgemamba.runtime.resampling`.
-        crop_pct: share of the resized shorter side that the crop keeps; only for ``center_crop``.
+        crop_pct: share of the resized shorter side that the crop keeps; not for ``squash``.
         mean, std: in units of the full scale (0..1), RGB order; applied inside the graph.
         dtype: of the graph's input.
         channels: 3 for RGB; a grey frame is repeated three times.
@@ -39,7 +40,7 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: tuple[int, int] = (224, 224)
-    resize: Literal["squash", "center_crop"] = "center_crop"
+    resize: Literal["squash", "squash_crop", "center_crop"] = "center_crop"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     crop_pct: float = Field(default=0.875, gt=0, le=1)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -62,6 +63,8 @@ class Preprocessing(BaseModel):
         if self.resize == "squash":
             return self.size
         target_height, target_width = (math.floor(side / self.crop_pct) for side in self.size)
+        if self.resize == "squash_crop":
+            return target_height, target_width
         if target_height != target_width:  # timm's ResizeKeepRatio
             ratio = min(height / target_height, width / target_width)
             return round(height / ratio), round(width / ratio)

@@ -42,12 +42,12 @@ def _backbone_class(entry: ModelEntry) -> type[Backbone]:
 def _default_cfg(entry: ModelEntry) -> dict[str, Any]:
     """What timm calls a pretrained configuration: the published evaluation, and where the first and last layers are."""
     kind, preprocessing = _backbone_class(entry), entry.preprocessing
-    squash = preprocessing.resize == "squash"
+    squash = preprocessing.resize != "center_crop"
     return {
         "input_size": (entry.config.in_chans, *preprocessing.size),
         "fixed_input_size": not getattr(entry.config, "dynamic_img_size", True),
         "interpolation": preprocessing.interpolation,
-        "crop_pct": 1.0 if squash else preprocessing.crop_pct,
+        "crop_pct": 1.0 if preprocessing.resize == "squash" else preprocessing.crop_pct,
         "crop_mode": "squash" if squash else "center",
         "mean": preprocessing.mean,
         "std": preprocessing.std,

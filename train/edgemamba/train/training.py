@@ -100,7 +100,7 @@ def check_names(settings: TrainingSettings) -> None:
         TrainingError: names the nearest.
     """
     for option, name, known in (
-        ("opt", settings.optimizer, list_optimizers()),
+        ("opt", settings.optimizer, [str(name) for name in list_optimizers()]),
         ("sched", settings.scheduler, SCHEDULERS),
     ):
         # timm takes a prefix for a wrapper of the optimiser it stands before, as in "lookahead_adamw".

@@ -317,7 +317,7 @@ _SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...], float, float
 
 
 def _register(
-    size: str, suffix: str, img_size: int, top1: float, crop_pct: float, resize: Literal["center_crop", "squash"]
+    size: str, suffix: str, img_size: int, top1: float, crop_pct: float, resize: Literal["center_crop", "squash_crop"]
 ) -> None:
     dim, in_dim, depths, heads, drop_path, layer_scale, params = _SIZES[size]
     pretrained = ", pre-trained on ImageNet-21k" if suffix.endswith("21k") else ""
@@ -352,6 +352,6 @@ _register("L", "", 224, 85.0, 1.0, "center_crop")
 _register("L2", "", 224, 85.3, 1.0, "center_crop")
 _register("B", "_21k", 224, 84.9, 1.0, "center_crop")
 _register("L", "_21k", 224, 86.1, 1.0, "center_crop")
-_register("L2", "_512_21k", 512, 87.3, 0.93, "squash")
+_register("L2", "_512_21k", 512, 87.3, 0.93, "squash_crop")
 _register("L3", "_256_21k", 256, 87.3, 1.0, "center_crop")
-_register("L3", "_512_21k", 512, 88.1, 0.93, "squash")
+_register("L3", "_512_21k", 512, 88.1, 0.93, "squash_crop")
