@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,8 +86,7 @@ class EfficientVMambaConfig:
     @property
     def multiple(self) -> int:
         """What the sides of a map have to be multiples of for the order ``scan``."""
-        match = re.fullmatch(r"(?:atrous|window)(\d+)(?:-reverse)?", self.scan)
-        return int(match[1]) if match else 1
+        return get_order(self.scan).multiple
 
 
 class EfficientVMamba(Backbone):
