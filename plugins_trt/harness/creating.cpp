@@ -24,7 +24,7 @@ int32_t softplus_of(const Subject& subject, const PluginField& field) {
   if (!layer.plugin) return -1;
   const PluginFieldCollection* said = layer.runtime->getFieldsToSerialize();
   int32_t value = -2;
-  if (said && said->nbFields == 1) std::memcpy(&value, said->fields[0].data, sizeof value);
+  if (said && said->nbFields == 2) std::memcpy(&value, said->fields[0].data, sizeof value);
   return value;
 }
 
@@ -85,6 +85,8 @@ void check_creator(const Subject& subject) {
   refuses(subject, {name, &one, PluginFieldType::kINT32, -1}, "a negative length", "-1 values");
   refuses(subject, {name, &one, static_cast<PluginFieldType>(99), 1}, "a type of the future", "field type 99");
   refuses(subject, {nullptr, &one, PluginFieldType::kINT32, 1}, "a field without a name", "no name");
+  const int64_t less = -1;
+  refuses(subject, {"workspace_bytes", &less, PluginFieldType::kINT64, 1}, "bytes below none", "workspace_bytes: -1");
   const PluginField field(name, &one, PluginFieldType::kINT32, 1);
   const PluginFieldCollection negative = {-5, &field};
   const Layer odd(creator->createPlugin("node", &negative, TensorRTPhase::kBUILD));

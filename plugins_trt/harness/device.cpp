@@ -6,6 +6,7 @@
 #include "case_file.h"
 #include "check.h"
 #include "driver.h"
+#include "fields.h"
 #include "sections.h"
 
 using nvinfer1::TensorRTPhase;
@@ -62,11 +63,15 @@ double relative_error(const std::vector<double>& found, const std::vector<double
 }
 
 void run_case(const Subject& subject, const Driver& driver, const CaseFile& given, int32_t tactic, void* stream) {
-  const Layer made = make_layer(subject, given.delta_softplus, TensorRTPhase::kRUNTIME);
-  const Layer layer(made.runtime->attachToContext(nullptr));
+  // The way through an engine: configured, stored, read, attached.
+  const Layer built = make_layer(subject, given.delta_softplus, TensorRTPhase::kBUILD);
   const Descriptions tensors = describe(given.extents, given.type);
   const Ranges range = describe_range(given.extents, given.extents, given.extents, given.type);
-  Buffer workspace(driver, layer.build->getWorkspaceSize(range.data(), kInputCount, &range[8], 1));
+  built.build->configurePlugin(range.data(), kInputCount, &range[8], 1);
+  const Stored stored(built.runtime->getFieldsToSerialize());
+  const Layer read(subject.creator()->createPlugin("layer", stored.collection(), TensorRTPhase::kRUNTIME));
+  const Layer layer(read.runtime->attachToContext(nullptr));
+  Buffer workspace(driver, built.build->getWorkspaceSize(range.data(), kInputCount, &range[8], 1));
   Buffer y(driver, element_count(tensors[8].dims) * element_size(given.type));
   std::vector<std::unique_ptr<Buffer>> inputs;
   std::vector<const void*> addresses;

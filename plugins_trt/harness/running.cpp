@@ -2,56 +2,16 @@
 #include <cstring>
 #include <functional>
 #include <string>
-#include <vector>
 
 #include "check.h"
 #include "descriptions.h"
+#include "fields.h"
 #include "sections.h"
 
 using nvinfer1::DataType;
-using nvinfer1::PluginFieldType;
 using nvinfer1::TensorRTPhase;
 
 namespace {
-
-size_t size_of(PluginFieldType type) {
-  switch (type) {
-    case PluginFieldType::kINT64:
-    case PluginFieldType::kFLOAT64: return 8;
-    case PluginFieldType::kINT32:
-    case PluginFieldType::kFLOAT32: return 4;
-    case PluginFieldType::kFLOAT16:
-    case PluginFieldType::kINT16: return 2;
-    default: return 1;
-  }
-}
-
-// A deep copy of a collection: what an engine file keeps.
-class Stored {
- public:
-  explicit Stored(const nvinfer1::PluginFieldCollection* from) {
-    for (int32_t i = 0; from && i < from->nbFields; ++i) {
-      const nvinfer1::PluginField& field = from->fields[i];
-      const auto* bytes = static_cast<const char*>(field.data);
-      names_.emplace_back(field.name);
-      data_.emplace_back(bytes, bytes + size_of(field.type) * static_cast<size_t>(field.length));
-      fields_.push_back(field);
-    }
-    for (size_t i = 0; i < fields_.size(); ++i) {
-      fields_[i].name = names_[i].c_str();
-      fields_[i].data = data_[i].data();
-    }
-    collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
-  }
-  const nvinfer1::PluginFieldCollection* collection() const { return &collection_; }
-  bool operator==(const Stored& other) const { return names_ == other.names_ && data_ == other.data_; }
-
- private:
-  std::vector<std::string> names_;
-  std::vector<std::vector<char>> data_;
-  std::vector<nvinfer1::PluginField> fields_;
-  nvinfer1::PluginFieldCollection collection_{};
-};
 
 class Context final : public nvinfer1::IPluginResourceContext {
  public:
@@ -62,12 +22,14 @@ class Context final : public nvinfer1::IPluginResourceContext {
 void check_copies(const Subject& subject) {
   for (const int32_t value : {0, 1}) {
     Layer built = make_layer(subject, value, TensorRTPhase::kBUILD);
+    const Ranges range = describe_range({}, {}, {}, DataType::kFLOAT);
+    built.build->configurePlugin(range.data(), kInputCount, &range[8], 1);
     const Stored stored(built.runtime->getFieldsToSerialize());
     built.plugin.reset();
     const Layer read(subject.creator()->createPlugin("layer", stored.collection(), TensorRTPhase::kRUNTIME));
     check(read.plugin && Stored(read.runtime->getFieldsToSerialize()) == stored,
-          "delta_softplus = %d survives the way into an engine and back", value);
-    Layer original = make_layer(subject, value, TensorRTPhase::kBUILD);
+          "delta_softplus = %d and the workspace survive the way into an engine and back", value);
+    Layer original(subject.creator()->createPlugin("layer", stored.collection(), TensorRTPhase::kBUILD));
     original.runtime->getFieldsToSerialize();
     const Layer copy(original.plugin->clone());
     original.plugin.reset();

@@ -1,6 +1,7 @@
 #include "creator.h"
 
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "report.h"
@@ -11,29 +12,27 @@ namespace {
 using nvinfer1::PluginField;
 using nvinfer1::PluginFieldType;
 
-// The parser hands an ONNX INT over as one INT32; engines and other callers may say INT64. Data need not be aligned.
-bool read_flag(const PluginField& field, int32_t* value) noexcept {
-  int64_t found = 0;
+// One integer from 0 to `most`. The parser hands an ONNX INT over as one INT32; engines and other callers may say INT64.
+// The data need not be aligned.
+bool read_integer(const PluginField& field, int64_t most, int64_t* value) noexcept {
   if (field.data == nullptr || field.length != 1) {
-    report(Severity::kERROR, "%s: %d values, expected one", kSoftplusField, field.data ? field.length : 0);
+    report(Severity::kERROR, "%s: %d values, expected one", field.name, field.data ? field.length : 0);
     return false;
   }
   if (field.type == PluginFieldType::kINT32) {
     int32_t narrow;
     std::memcpy(&narrow, field.data, sizeof narrow);
-    found = narrow;
+    *value = narrow;
   } else if (field.type == PluginFieldType::kINT64) {
-    std::memcpy(&found, field.data, sizeof found);
+    std::memcpy(value, field.data, sizeof *value);
   } else {
-    report(Severity::kERROR, "%s: field type %d, expected an integer", kSoftplusField, static_cast<int>(field.type));
+    report(Severity::kERROR, "%s: field type %d, expected an integer", field.name, static_cast<int>(field.type));
     return false;
   }
-  if (found != 0 && found != 1) {
-    report(Severity::kERROR, "%s: %lld, expected 0 or 1", kSoftplusField, static_cast<long long>(found));
-    return false;
-  }
-  *value = static_cast<int32_t>(found);
-  return true;
+  if (*value >= 0 && *value <= most) return true;
+  report(Severity::kERROR, "%s: %lld, expected 0%s%lld", field.name, static_cast<long long>(*value),
+         most == 1 ? " or " : " to ", static_cast<long long>(most));
+  return false;
 }
 
 }  // namespace
@@ -46,7 +45,7 @@ ScanCreator::ScanCreator() noexcept : field_(kSoftplusField, nullptr, PluginFiel
 nvinfer1::IPluginV3* ScanCreator::createPlugin(const nvinfer1::AsciiChar* name,
                                                const nvinfer1::PluginFieldCollection* fields,
                                                nvinfer1::TensorRTPhase) noexcept {
-  int32_t delta_softplus = 1;  // the operator's default
+  Settings settings;
   const int32_t count = fields != nullptr && fields->fields != nullptr ? fields->nbFields : 0;
   for (int32_t i = 0; i < count; ++i) {
     const PluginField& field = fields->fields[i];
@@ -54,13 +53,17 @@ nvinfer1::IPluginV3* ScanCreator::createPlugin(const nvinfer1::AsciiChar* name,
       report(Severity::kERROR, "%s: field %d has no name", name ? name : "", i);
       return nullptr;
     }
-    if (std::strcmp(field.name, kSoftplusField) != 0) {
+    int64_t value = 0;
+    if (std::strcmp(field.name, kSoftplusField) == 0) {
+      if (!read_integer(field, 1, &value)) return nullptr;
+      settings.delta_softplus = static_cast<int32_t>(value);
+    } else if (std::strcmp(field.name, kWorkspaceField) == 0) {
+      if (!read_integer(field, std::numeric_limits<int64_t>::max(), &settings.workspace_bytes)) return nullptr;
+    } else {
       report(Severity::kWARNING, "%s: field \"%.80s\" is not known and ignored", name ? name : "", field.name);
-    } else if (!read_flag(field, &delta_softplus)) {
-      return nullptr;
     }
   }
-  auto* plugin = new (std::nothrow) ScanPlugin(delta_softplus);
+  auto* plugin = new (std::nothrow) ScanPlugin(settings);
   if (plugin == nullptr) report(Severity::kERROR, "%s: out of memory", name ? name : "");
   return plugin;
 }

@@ -1,9 +1,11 @@
 #include "plugin.h"
 
+#include <algorithm>
 #include <new>
 
 #include "edgemamba/scan_cuda.h"
 #include "report.h"
+#include "workspace.h"
 
 namespace edgemamba::trt {
 namespace {
@@ -44,7 +46,7 @@ ScanPlugin::ScanPlugin(const ScanPlugin& other) noexcept
       nvinfer1::IPluginV3OneCore(other),
       nvinfer1::IPluginV3OneBuild(other),
       nvinfer1::IPluginV3OneRuntime(other),
-      delta_softplus_(other.delta_softplus_),
+      settings_(other.settings_),
       tactic_(other.tactic_) {}
 
 nvinfer1::IPluginCapability* ScanPlugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
@@ -114,15 +116,16 @@ int32_t ScanPlugin::configurePlugin(const DynamicPluginTensorDesc* inputs, int32
   PluginTensorDesc in[kInputs], out[kOutputs];
   bool known = at_optimum(outputs[0], &out[0]);
   for (int32_t i = 0; i < kInputs; ++i) known = at_optimum(inputs[i], &in[i]) && known;
-  return !known || Call(in, out, nullptr, nullptr, delta_softplus_).valid() ? kDone : kRefused;
+  if (known && !Call(in, out, nullptr, nullptr, settings_.delta_softplus).valid()) return kRefused;
+  // One layer may be configured for several profiles; which of them a call belongs to is not said.
+  const auto bytes = static_cast<int64_t>(workspace_for(inputs));
+  settings_.workspace_bytes = settings_.workspace_bytes ? std::min(settings_.workspace_bytes, bytes) : bytes;
+  return kDone;
 }
 
 size_t ScanPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t input_count,
                                     const DynamicPluginTensorDesc*, int32_t) const noexcept {
-  if (input_count != kInputs) return 0;
-  const Extents e = extents_of(inputs[kDelta].max, inputs[kA].max, inputs[kOrder].max);
-  return em_cuda_scan_workspace(e.batch, e.positions, e.channels, e.directions, e.states, e.steps,
-                                em_dtype_of(inputs[kU].desc.type), EM_CUDA_CHUNKED, 0);
+  return input_count == kInputs ? workspace_for(inputs) : 0;
 }
 
 int32_t ScanPlugin::getNbTactics() noexcept { return kTacticCount; }
@@ -135,7 +138,7 @@ int32_t ScanPlugin::getValidTactics(int32_t* tactics, int32_t count) noexcept {
 
 // TensorRT adds shapes and formats; what else changes the time is ours to say. Raise the number with the kernels.
 const char* ScanPlugin::getTimingCacheID() noexcept {
-  return delta_softplus_ ? "edgemamba.SelectiveScan.1.softplus" : "edgemamba.SelectiveScan.1.plain";
+  return settings_.delta_softplus ? "edgemamba.SelectiveScan.1.softplus" : "edgemamba.SelectiveScan.1.plain";
 }
 
 int32_t ScanPlugin::setTactic(int32_t tactic) noexcept {
@@ -150,17 +153,15 @@ int32_t ScanPlugin::setTactic(int32_t tactic) noexcept {
 int32_t ScanPlugin::onShapeChange(const PluginTensorDesc* inputs, int32_t input_count, const PluginTensorDesc* outputs,
                                   int32_t output_count) noexcept {
   if (!check_counts(input_count, output_count)) return kRefused;
-  return Call(inputs, outputs, nullptr, nullptr, delta_softplus_).valid() ? kDone : kRefused;
+  return Call(inputs, outputs, nullptr, nullptr, settings_.delta_softplus).valid() ? kDone : kRefused;
 }
 
 int32_t ScanPlugin::enqueue(const PluginTensorDesc* inputs, const PluginTensorDesc* outputs,
                             const void* const* addresses, void* const* results, void* workspace,
                             cudaStream_t stream) noexcept {
   if (inputs == nullptr || outputs == nullptr || addresses == nullptr || results == nullptr) return kRefused;
-  const Call call(inputs, outputs, addresses, results, delta_softplus_);
-  const Extents e = extents_of(inputs[kDelta].dims, inputs[kA].dims, inputs[kOrder].dims);
-  const size_t bytes = em_cuda_scan_workspace(e.batch, e.positions, e.channels, e.directions, e.states, e.steps,
-                                              em_dtype_of(inputs[kU].type), tactic_, 0);
+  const Call call(inputs, outputs, addresses, results, settings_.delta_softplus);
+  const size_t bytes = usable_workspace(inputs, tactic_, static_cast<size_t>(settings_.workspace_bytes));
   char message[256];
   const auto status = em_cuda_selective_scan(call.inputs(), call.output(), workspace, bytes, tactic_, stream, message,
                                              sizeof message);
@@ -177,9 +178,10 @@ nvinfer1::IPluginV3* ScanPlugin::attachToContext(nvinfer1::IPluginResourceContex
 }
 
 const nvinfer1::PluginFieldCollection* ScanPlugin::getFieldsToSerialize() noexcept {
-  field_ = nvinfer1::PluginField(kSoftplusField, &delta_softplus_, nvinfer1::PluginFieldType::kINT32, 1);
-  fields_.nbFields = 1;
-  fields_.fields = &field_;
+  field_[0] = nvinfer1::PluginField(kSoftplusField, &settings_.delta_softplus, nvinfer1::PluginFieldType::kINT32, 1);
+  field_[1] = nvinfer1::PluginField(kWorkspaceField, &settings_.workspace_bytes, nvinfer1::PluginFieldType::kINT64, 1);
+  fields_.nbFields = 2;
+  fields_.fields = field_;
   return &fields_;
 }
 

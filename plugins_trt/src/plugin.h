@@ -14,6 +14,13 @@ constexpr char kName[] = "SelectiveScan";
 constexpr char kVersion[] = "1";
 constexpr char kNamespace[] = "edgemamba";
 constexpr char kSoftplusField[] = "delta_softplus";
+constexpr char kWorkspaceField[] = "workspace_bytes";  // in engine files only
+
+// What a layer is; also what an engine file keeps of it.
+struct Settings {
+  int32_t delta_softplus = 1;
+  int64_t workspace_bytes = 0;  // see workspace.h; 0: not configured yet
+};
 
 // Everything that the builder and the runtime ask is answered from plain members: no call allocates, none throws.
 class ScanPlugin final : public nvinfer1::IPluginV3,
@@ -21,7 +28,7 @@ class ScanPlugin final : public nvinfer1::IPluginV3,
                          public nvinfer1::IPluginV3OneBuild,
                          public nvinfer1::IPluginV3OneRuntime {
  public:
-  explicit ScanPlugin(int32_t delta_softplus) noexcept : delta_softplus_(delta_softplus) {}
+  explicit ScanPlugin(const Settings& settings) noexcept : settings_(settings) {}
 
   // IPluginV3
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
@@ -64,9 +71,9 @@ class ScanPlugin final : public nvinfer1::IPluginV3,
   // Copies what the layer is, not the lists that getFieldsToSerialize() points to.
   ScanPlugin(const ScanPlugin& other) noexcept;
 
-  int32_t delta_softplus_;
+  Settings settings_;
   int32_t tactic_ = 0;
-  nvinfer1::PluginField field_;
+  nvinfer1::PluginField field_[2];
   nvinfer1::PluginFieldCollection fields_{};
 };
 

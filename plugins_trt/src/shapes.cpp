@@ -1,7 +1,6 @@
 #include "shapes.h"
 
-#include "arguments.h"
-#include "edgemamba/scan_cuda.h"
+#include "cuda_arguments.h"
 #include "report.h"
 
 namespace edgemamba::trt {
@@ -16,8 +15,8 @@ struct Tensor {
 constexpr Tensor kTensor[kTensors] = {{"u", 4}, {"delta", 4}, {"A", 3},          {"B", 4},    {"C", 4},
                                       {"D", 2}, {"delta_bias", 2}, {"order", 2}, {"y", 3}};
 
-// A tensor without elements has no address, and validation at build time has none for any: the kernels' check wants one
-// and never follows it.
+// Stands for the addresses that are not there when shapes alone are validated: the kernels' check wants one for every
+// tensor and follows none.
 void* const kNowhere = reinterpret_cast<void*>(uintptr_t{16});
 
 em_tensor view(const nvinfer1::PluginTensorDesc& desc, const void* address) {
@@ -85,18 +84,18 @@ Call::Call(const nvinfer1::PluginTensorDesc* inputs, const nvinfer1::PluginTenso
 bool Call::valid() const noexcept {
   char text[256];
   const Message message(text, sizeof text);
-  Problem problem;
-  if (read_device_inputs(&inputs_, &problem, message) && check_output(&output_, "y", problem, message)) return true;
+  try {
+    Problem problem;
+    const char* why = nullptr;
+    if (read_device_inputs(&inputs_, &problem, message) && check_output(&output_, "y", problem, message)) {
+      if (cuda_supports(cuda_shape(problem), &why)) return true;
+      message.set("%s", why);
+    }
+  } catch (...) {  // the kernels may allocate
+    message.set("out of memory");
+  }
   report(Severity::kERROR, "%s", text);
   return false;
-}
-
-Extents extents_of(const nvinfer1::Dims& delta, const nvinfer1::Dims& A, const nvinfer1::Dims& order) noexcept {
-  const auto extent = [](const nvinfer1::Dims& dims, int32_t i, int32_t rank) {
-    return dims.nbDims == rank && dims.d[i] > 0 ? dims.d[i] : int64_t{0};
-  };
-  return {extent(delta, 0, 4), extent(delta, 1, 4), extent(delta, 2, 4),
-          extent(delta, 3, 4), extent(A, 2, 3),     extent(order, 1, 2)};
 }
 
 }  // namespace edgemamba::trt

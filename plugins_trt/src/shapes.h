@@ -32,7 +32,7 @@ class Call {
   Call(const nvinfer1::PluginTensorDesc* inputs, const nvinfer1::PluginTensorDesc* outputs, const void* const* addresses,
        void* const* results, int32_t delta_softplus) noexcept;
 
-  // The kernels' validation of everything but the order's contents; reports what it says.
+  // The kernels' validation of everything but the order's contents, which only the device sees; reports what it says.
   bool valid() const noexcept;
 
   const em_scan_inputs* inputs() const { return &inputs_; }
@@ -42,12 +42,6 @@ class Call {
   em_scan_inputs inputs_;
   em_tensor output_;
 };
-
-// Extents of a scan that is as large as these bounds allow, for sizing. Unknown extents count as zero.
-struct Extents {
-  int64_t batch, positions, directions, channels, states, steps;
-};
-Extents extents_of(const nvinfer1::Dims& delta, const nvinfer1::Dims& A, const nvinfer1::Dims& order) noexcept;
 
 // enum em_dtype; 0 where the contract has no such type.
 int32_t em_dtype_of(nvinfer1::DataType type) noexcept;
