@@ -1,0 +1,20 @@
+# cmake -DPTX=scan_sm75.ptx -DOUTPUT=scan_ptx.cpp -P embed_ptx.cmake
+# The PTX as a C++ source: needs no tool but CMake, so it works wherever the library is built, cross builds included.
+# Compilers limit the length of one literal, so it comes in pieces, which the compiler joins.
+file(READ "${PTX}" text)
+string(FIND "${text}" ")ptx\"" clash)
+if(text STREQUAL "" OR NOT clash EQUAL -1)
+  message(FATAL_ERROR "${PTX}: empty, or not PTX")
+endif()
+set(piece 8000)
+string(LENGTH "${text}" length)
+set(source "// Generated from ${PTX} by embed_ptx.cmake.\n#include \"cuda_module.h\"\n\n")
+string(APPEND source "namespace edgemamba {\nconst char* const kScanPtx =\n")
+set(at 0)
+while(at LESS length)
+  string(SUBSTRING "${text}" ${at} ${piece} part)
+  string(APPEND source "R\"ptx(${part})ptx\"\n")
+  math(EXPR at "${at} + ${piece}")
+endwhile()
+string(APPEND source ";\n}  // namespace edgemamba\n")
+file(WRITE "${OUTPUT}" "${source}")
