@@ -104,7 +104,8 @@ def build(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
         made = [Path(scratch, name) for name in names]
         exports = f"-Wl,--version-script={sources.exports}"
-        run_compiler([*compiler, *flags, *_LINK, exports, *map(str, sources.plugin), "-o", str(made[0]), *_libraries()])
+        files = [*sources.plugin, sources.write_device_code(Path(scratch))]
+        run_compiler([*compiler, *flags, *_LINK, exports, *map(str, files), "-o", str(made[0]), *_libraries()])
         macros = [f"-DEDGEMAMBA_TRT_MAJOR={headers.major}", f'-DEDGEMAMBA_TRT_PLUGIN_FILE="{names[0]}"']
         run_compiler(
             [*compiler, *flags, *macros, *_LINK, *map(str, sources.autoload), "-o", str(made[1]), *_libraries()]

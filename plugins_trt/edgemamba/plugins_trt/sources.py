@@ -16,7 +16,8 @@ class Sources:
 
     @property
     def plugin(self) -> list[Path]:
-        """What the plugin is compiled from: the adapter, the kernels' validation and their CUDA half."""
+        """What the plugin is compiled from, beside :meth:`write_device_code`: the adapter, the kernels' validation and their
+        CUDA half."""
         ours = [path for path in sorted((self.root / "plugins_trt/src").glob("*.cpp")) if path.name != "autoload.cpp"]
         kernels = self.root / "kernels/src"
         return [*ours, kernels / "arguments.cpp", *sorted(kernels.glob("cuda_*.cpp"))]
@@ -40,6 +41,26 @@ class Sources:
     def exports(self) -> Path:
         """The linker's list of what the plugin exports."""
         return self.root / "plugins_trt/src/exports.map"
+
+    def write_device_code(self, folder: Path) -> Path:
+        """Write the kernels' PTX as a C++ source, as ``kernels/cuda/embed_ptx.cmake`` does for CMake.
+
+        Raises:
+            EngineError: where there is not exactly one PTX file, or it cannot be a raw string.
+        """
+        found = sorted((self.root / "kernels/cuda/generated").glob("*.ptx"))
+        text = found[0].read_text() if len(found) == 1 else ""
+        if not text or ')ptx"' in text:
+            raise EngineError(
+                f"the device code in {self.root / 'kernels/cuda/generated'} is damaged: install edgemamba again"
+            )
+        # Compilers limit the length of one literal; adjacent ones are joined.
+        pieces = "\n".join(f'R"ptx({text[at : at + 8000]})ptx"' for at in range(0, len(text), 8000))
+        source = folder / "scan_ptx.cpp"
+        source.write_text(
+            f'#include "cuda_module.h"\nnamespace edgemamba {{\nconst char* const kScanPtx =\n{pieces};\n}}\n'
+        )
+        return source
 
     @property
     def compat(self) -> Path:
