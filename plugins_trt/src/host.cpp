@@ -13,8 +13,8 @@ Host read_host(const char* file, int32_t version) {
   name = name ? name + 1 : file;
   host.version = version;
   host.rtx = std::strstr(name, "_rtx") != nullptr;
-  // 10.16.1 is 101601 and RTX 1.7.1 is 10701; TensorRT 8 counted in thousands (8601), which reads as major 0 here.
-  const int32_t major = version / 10000;
+  // 10.16.1 is 101601 and RTX 1.7.1 is 10701; before 9.0 TensorRT counted in thousands (8.6.1 was 8601).
+  const int32_t major = version < 10000 ? version / 1000 : version / 10000;
   host.major = host.rtx ? (major == 1 ? 11 : major + 10) : major;
   return host;
 }

@@ -81,7 +81,7 @@ void report(Severity severity, const char* format, ...) noexcept {
   nvinfer1::ILogger* logger = logger_of(given, from);
   if (logger != nullptr) {
     logger->log(severity, line);
-  } else if (severity <= Severity::kERROR) {
+  } else if (severity <= Severity::kWARNING) {
     std::fprintf(stderr, "%s\n", line);
   }
 }

@@ -18,7 +18,8 @@ void set_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 // False where the library that loaded us is of a major whose plugin ABI we do not know; says so.
 bool host_is_supported() noexcept;
 
-// printf-style; one line that starts with what it is about. Errors and worse become the last error.
+// printf-style; one line that starts with what it is about. Errors and worse become the last error. Without a logger,
+// warnings and worse go to stderr.
 __attribute__((format(printf, 2, 3))) void report(Severity severity, const char* format, ...) noexcept;
 
 // Copies the last error (cut to fit, NUL-terminated) and returns its whole length; 0 where there was none.

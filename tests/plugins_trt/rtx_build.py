@@ -52,7 +52,8 @@ def main(model: str, plugin: str, sm: str = "SM86") -> None:
         config.add_optimization_profile(profile)
         engine = builder.build_serialized_network(network, config)
         answer["engine"] = 0 if engine is None else engine.nbytes
-        answer["engine_names_the_plugin"] = engine is not None and b"SelectiveScan" in bytes(engine)
+        # A field of the plugin's that only engines have; the function's layers have the operator's name as well.
+        answer["plugin_in_engine"] = engine is not None and b"workspace_bytes" in bytes(engine)
     answer["errors"] = [*(parser.get_error(i).desc() for i in range(parser.num_errors)), *logger.lines]
     print(json.dumps(answer))
 

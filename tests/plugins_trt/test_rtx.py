@@ -77,7 +77,7 @@ def test_a_bundles_graph_with_the_plugin(plugin: BuiltPlugin, environment: dict[
     assert built["parsed"], built["errors"]
     assert len(built["plugins"]) == sum(node.op_type == OP_TYPE for node in model.graph.node) == 1
     assert built["engine"] > 0, built["errors"]
-    assert built["engine_names_the_plugin"]
+    assert built["plugin_in_engine"]
 
 
 def test_without_the_plugin_the_function_is_built(environment: dict[str, str], tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_without_the_plugin_the_function_is_built(environment: dict[str, str], t
     assert built["plugins"] == []
     assert built["layers"] > 150
     assert built["engine"] > 0
-    assert not built["engine_names_the_plugin"]
+    assert not built["plugin_in_engine"]
 
 
 @pytest.mark.parametrize("precision", TYPES)
@@ -127,7 +127,7 @@ def test_an_exported_model(plugin: BuiltPlugin, environment: dict[str, str], tmp
     from edgemamba.train import create_model
 
     exported = export(
-        create_model("vim_tiny", **SMALL["vim_tiny"]), tmp_path / "vim", image_size=SIDE, precision="fp16"
+        create_model("vim_tiny", img_size=SIDE, **SMALL["vim_tiny"]), tmp_path / "vim", image_size=SIDE, precision="fp16"
     )
     model = onnx.load(exported.path / "model.onnx")
     scans = sum(node.op_type == OP_TYPE for node in model.graph.node)
@@ -135,4 +135,4 @@ def test_an_exported_model(plugin: BuiltPlugin, environment: dict[str, str], tmp
     assert built["parsed"], built["errors"]
     assert len(built["plugins"]) == scans == SMALL["vim_tiny"]["depth"]
     assert built["engine"] > 0, built["errors"]
-    assert built["engine_names_the_plugin"]
+    assert built["plugin_in_engine"]
