@@ -181,8 +181,8 @@ def test_options_that_make_no_model_are_refused(options: dict[str, Any], text: s
 def test_orders_that_make_no_model_are_refused() -> None:
     with pytest.raises(ScanArgumentError, match="'snak' is not known; nearest: snake"):
         small(scan="snak")
-    with pytest.raises(ScanArgumentError, match="has 2 direction"):
-        small(scan="bidirectional")(picture())
+    with pytest.raises(ModelError, match="has 2 direction"):
+        small(scan="bidirectional")
 
 
 # ---- upstream

@@ -15,9 +15,9 @@ from edgemamba.train.models.efficientvmamba_blocks import ConvStage, EVSSBlock, 
 from edgemamba.train.models.es2d import ES2D
 from edgemamba.train.models.layers import LayerNorm2d, Permute, drop_path_rates
 from edgemamba.train.models.merging import Downsample, make_downsample
-from edgemamba.train.models.options import check_options, pair
+from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.scan_stage import ScanStage
-from edgemamba.train.models.ss2d import SS2D
+from edgemamba.train.models.ss2d import DIRECTIONS, SS2D
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import get_order
 
@@ -69,7 +69,7 @@ class EfficientVMambaConfig:
         for name in ("dims", "depths", "out_indices"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_options(self)
-        get_order(self.scan)
+        check_scan(self.scan, (DIRECTIONS,))
         stages = range(len(self.dims))
         if len(self.dims) != len(self.depths) or not self.dims or min(*self.dims, *self.depths) < 1:
             raise ModelError(f"dims {self.dims} and depths {self.depths} are not of the same stages")

@@ -6,7 +6,7 @@ after each went through a gate computed from itself. So every direction is a sca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from edgemamba.runtime.errors import ModelError
 from edgemamba.train.models.layers import at_least_float32
 from edgemamba.train.models.local_directions import parse_direction
-from edgemamba.train.scan_orders import Size, scan_order
+from edgemamba.train.models.options import check_scan
+from edgemamba.train.models.padding import round_up
+from edgemamba.train.scan_orders import Size, get_order, insert_tokens, scan_order
 from edgemamba.train.selective_scan import selective_scan
 
 #: The name of a layer's own directions among scan orders.
@@ -58,13 +60,7 @@ class Walk:
 
         The other tokens are walked as before. With padding the class token is not in the middle of the steps any more.
         """
-        return Walk(_insert(self.read, row), _insert(self.write, row), self.in_place)
-
-
-def _insert(indices: Tensor, row: int) -> Tensor:
-    """Make place for index ``row`` among indices, and put it at ``row``."""
-    moved = indices + (indices >= row).to(torch.int32)
-    return torch.cat([moved[:row], torch.full_like(indices[:1], row), moved[row:]])
+        return Walk(insert_tokens(self.read, [row]), insert_tokens(self.write, [row]), self.in_place)
 
 
 def local_walk(direction: str, size: Size, device: torch.device | None = None) -> Walk:
@@ -89,7 +85,8 @@ def local_walk(direction: str, size: Size, device: torch.device | None = None) -
     height, width = size
     tokens = scan_order("raster", size, device)[0]
     if kind == "w":
-        read, write = _windows(size, side, tokens)
+        windows = padded_walks(f"window{side}", size, device)[0]
+        read, write = windows.read, windows.write
     elif kind == "v":
         read = scan_order("column", size, device)[0]
         write = (tokens % height) * width + _div(tokens, height)
@@ -107,6 +104,42 @@ def order_walk(row: Tensor) -> Walk:
     return Walk(row, torch.empty_like(steps).scatter(0, row.long(), steps), True)
 
 
+def padded_walks(
+    scan: str, size: Size, device: torch.device | None = None, directions: int | None = None
+) -> list[Walk]:
+    """The walks of a scan order that visits every token, over a map that is padded to the multiples that the order needs."""
+    multiple = get_order(scan).multiple
+    if multiple == 1:
+        return [order_walk(row) for row in scan_order(scan, size, device, directions)]
+    height, width = size
+    wide = round_up(width, multiple)
+    cells = scan_order(scan, (round_up(height, multiple), wide), device, directions)
+    row, column = _div(cells, wide), cells % wide
+    # Tokens of the map before a cell of the padded one; of a cell in the map that is its own number.
+    before = row.clamp(max=height) * width + (row < height) * column.clamp(max=width)
+    inside = (row < height) & (column < width)
+    read = torch.where(inside, before, height * width + cells - before).to(torch.int32)
+    token = scan_order("raster", size, device)[0]
+    cell = _div(token, width) * wide + token % width
+    return [Walk(row, order_walk(own).write.index_select(0, cell), True) for row, own in zip(read, cells, strict=True)]
+
+
+def check_layer_scan(scan: str, layers: Iterable[Sequence[str]]) -> None:
+    """Refuse a scan order that cannot be in the place of layers' directions.
+
+    Raises:
+        ModelError: it is not of maps, does not extend to as many directions, or does not visit every position in each.
+        ScanArgumentError: there is none of that name.
+    """
+    if scan == LOCAL:
+        return
+    check_scan(scan, {len(names) for names in layers})
+    if get_order(scan).parts > 1:
+        raise ModelError(
+            f"scan {scan!r} visits only a part of the map in each direction; LocalMamba's layers need all of it"
+        )
+
+
 def layer_walks(
     layers: Sequence[Sequence[str]], scan: str, size: Size, device: torch.device | None = None
 ) -> list[list[Walk]]:
@@ -114,24 +147,14 @@ def layer_walks(
 
     Args:
         layers: the directions of each.
-        scan: ``local`` for those; any registered scan order in their place.
+        scan: ``local`` for those; a scan order that :func:`check_layer_scan` lets pass in their place.
         size: height and width.
         device: of the indices.
-
-    Raises:
-        ModelError: an order that does not visit every position.
-        ScanArgumentError: an order that is not known, or does not extend to as many directions.
     """
     if scan == LOCAL:
         walks = {name: local_walk(name, size, device) for name in dict.fromkeys(sum(map(tuple, layers), ()))}
         return [[walks[name] for name in names] for names in layers]
-    orders: dict[int, list[Walk]] = {}
-    for count in {len(names) for names in layers}:
-        rows = scan_order(scan, size, device, count)
-        steps, tokens = rows.shape[1], size[0] * size[1]
-        if isinstance(steps, int) and isinstance(tokens, int) and steps != tokens:
-            raise ModelError(f"scan order {scan!r} visits only a part of the map; LocalMamba's layers need all of it")
-        orders[count] = [order_walk(row) for row in rows]
+    orders = {count: padded_walks(scan, size, device, count) for count in {len(names) for names in layers}}
     return [orders[len(names)] for names in layers]
 
 
@@ -192,26 +215,6 @@ class MultiScan(nn.Module):
         for y in results[1:]:
             total = total + y
         return total
-
-
-def _windows(size: Size, side: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """``read`` and ``write`` of windows of ``side`` x ``side``; ``tokens`` (M,) counts the map's."""
-    height, width = size
-    down, across = (height + side - 1) // side, (width + side - 1) // side
-    cells = side * side
-    # Arithmetic on the steps, not views of the padded map, which would bind symbolic sizes to those of a trace's example.
-    step = torch.arange(down * across * cells, dtype=torch.int32, device=tokens.device)
-    window, inside = _div(step, cells), step % cells
-    row = _div(window, across) * side + _div(inside, side)
-    column = window % across * side + inside % side
-    # Tokens of the map before a cell of the padded one; of a cell in the map that is its own number.
-    before = row.clamp(max=height) * width + (row < height) * column.clamp(max=width)
-    padding = height * width + row * (across * side) + column - before
-    read = torch.where((row < height) & (column < width), before, padding).to(torch.int32)
-
-    row, column = _div(tokens, width), tokens % width
-    window = _div(row, side) * across + _div(column, side)
-    return read, window * cells + row % side * side + column % side
 
 
 def _div(a: Tensor, b: int) -> Tensor:

@@ -22,13 +22,12 @@ from edgemamba.train.models.local_directions import (
     LayerDirections,
     checked_directions,
 )
-from edgemamba.train.models.local_scan import LOCAL, Walk, layer_walks
+from edgemamba.train.models.local_scan import LOCAL, Walk, check_layer_scan, layer_walks
 from edgemamba.train.models.local_vim_mixer import LocalMixer
 from edgemamba.train.models.options import check_options, pair
 from edgemamba.train.models.position import AxialRotation, fit_grid, insert_rows, split_rows
 from edgemamba.train.models.vim import add_to_stream
 from edgemamba.train.registry import pick
-from edgemamba.train.scan_orders import get_order
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,7 @@ class LocalVimConfig:
         object.__setattr__(self, "img_size", pair(self.img_size))
         check_options(self)
         object.__setattr__(self, "directions", checked_directions(self.directions, self.depth))
-        if self.scan != LOCAL:
-            get_order(self.scan)
+        check_layer_scan(self.scan, self.layers)
         if min(self.img_size) < self.patch_size:
             raise ModelError(f"img_size {self.img_size} is smaller than a patch of {self.patch_size} pixels")
         if self.rope and self.cls_token != "none":

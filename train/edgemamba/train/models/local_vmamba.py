@@ -21,12 +21,11 @@ from edgemamba.train.models.local_directions import (
     LayerDirections,
     checked_directions,
 )
-from edgemamba.train.models.local_scan import LOCAL, MultiScan, Walk, layer_walks, scan_direction
+from edgemamba.train.models.local_scan import LOCAL, MultiScan, Walk, check_layer_scan, layer_walks, scan_direction
 from edgemamba.train.models.merging import PatchMerging
 from edgemamba.train.models.options import check_options, pair
 from edgemamba.train.models.ss2d import SS2D
 from edgemamba.train.registry import pick
-from edgemamba.train.scan_orders import get_order
 
 EPS = 1e-5
 
@@ -65,8 +64,7 @@ class LocalVMambaConfig:
         if len(self.dims) != len(self.depths) or not self.dims or min(*self.dims, *self.depths) < 1:
             raise ModelError(f"dims {self.dims} and depths {self.depths} are not of the same stages")
         object.__setattr__(self, "directions", checked_directions(self.directions, sum(self.depths)))
-        if self.scan != LOCAL:
-            get_order(self.scan)
+        check_layer_scan(self.scan, [names for stage in self.stages for names in stage])
         if min(self.img_size) < self.patch_size:
             raise ModelError(f"img_size {self.img_size} is smaller than a patch of {self.patch_size} pixels")
 

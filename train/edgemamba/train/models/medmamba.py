@@ -14,9 +14,9 @@ from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.layers import DropPath, drop_path_rates
 from edgemamba.train.models.merging import PatchMerging
-from edgemamba.train.models.options import check_options, pair
+from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.scan_stage import ScanStage
-from edgemamba.train.models.ss2d import SS2D
+from edgemamba.train.models.ss2d import DIRECTIONS, SS2D
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import get_order
 
@@ -33,7 +33,8 @@ class MedMambaConfig:
         depths: blocks of each stage.
         d_state: states for each inner channel of the scans.
         drop_rate, attn_drop_rate: dropout after the stem and of the scans' results.
-        scan: a registered order of four directions, or one that extends to four.
+        scan: a registered order of four directions, or one that extends to four. For orders of windows, and atrous ones, the
+            scans are of maps padded with zeros to whole windows.
     """
 
     img_size: tuple[int, int] = (224, 224)
@@ -51,7 +52,7 @@ class MedMambaConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", pair(self.img_size))
         check_options(self)
-        get_order(self.scan)
+        check_scan(self.scan, (DIRECTIONS,))
         object.__setattr__(self, "dims", tuple(self.dims))
         object.__setattr__(self, "depths", tuple(self.depths))
         if len(self.dims) != len(self.depths) or not self.dims:
@@ -68,11 +69,11 @@ class MedMambaConfig:
 class SSConvSSM(nn.Module):
     """Half of the channels through convolutions, the other half through a scan, then shuffled into each other and added."""
 
-    def __init__(self, dim: int, d_state: int, attn_drop: float, drop_path: float) -> None:
+    def __init__(self, dim: int, d_state: int, attn_drop: float, drop_path: float, multiple: int) -> None:
         super().__init__()
         half = dim // 2
         self.ln_1 = nn.LayerNorm(half, eps=1e-5)
-        self.self_attention = SS2D(half, d_state, dropout=attn_drop)
+        self.self_attention = SS2D(half, d_state, dropout=attn_drop, multiple=multiple)
         self.drop_path = DropPath(drop_path)
         # Upstream's name, and indices of a flat Sequential, are part of the keys.
         self.conv33conv33conv11 = nn.Sequential(
@@ -88,7 +89,7 @@ class SSConvSSM(nn.Module):
         )
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(B, H, W, C) and an order (4, S) of its positions -> (B, H, W, C)."""
+        """(B, H, W, C) and an order (4, S) of its positions, or of the enlarged map's -> (B, H, W, C)."""
         left, right = x.chunk(2, dim=-1)
         left = self.conv33conv33conv11(left.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         right = self.drop_path(self.self_attention(self.ln_1(right), order))
@@ -124,12 +125,15 @@ class MedMamba(Backbone):
         self.patch_embed = PatchEmbed(config)
         self.pos_drop = nn.Dropout(config.drop_rate)
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
+        multiple = get_order(config.scan).multiple
         self.layers = nn.ModuleList()
         for i, (dim, depth) in enumerate(zip(config.dims, config.depths, strict=True)):
             last = i == len(config.dims) - 1
-            blocks = [SSConvSSM(dim, config.d_state, config.attn_drop_rate, next(rates)) for _ in range(depth)]
+            blocks = [
+                SSConvSSM(dim, config.d_state, config.attn_drop_rate, next(rates), multiple) for _ in range(depth)
+            ]
             downsample = nn.Identity() if last else PatchMerging(dim, 2 * dim, odd="crop")
-            self.layers.append(ScanStage(blocks, downsample, config.scan))
+            self.layers.append(ScanStage(blocks, downsample, config.scan, multiple))
         self.apply(_initialise)
         self.head = make_head(self.num_features, config.num_classes)
         self.feature_info = [

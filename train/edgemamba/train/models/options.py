@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edgemamba.runtime.errors import ModelError
+from edgemamba.train.scan_orders import get_order
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -33,3 +34,25 @@ def check_options(config: Any) -> None:
             raise ModelError(f"{name} is {value!r}; a positive whole number is needed")
         if name.endswith("_rate") and not 0 <= value < 1:
             raise ModelError(f"{name} is {value!r}; a number from 0 to below 1 is needed")
+
+
+def check_scan(scan: str, directions: Iterable[int]) -> None:
+    """Refuse a scan order that layers over maps cannot take.
+
+    Args:
+        scan: its name.
+        directions: of the layers, as many as there are different ones.
+
+    Raises:
+        ModelError: it is of volumes, or does not have, nor extend to, as many directions.
+        ScanArgumentError: there is none of that name.
+    """
+    order = get_order(scan)
+    if order.axes not in (None, 2):
+        raise ModelError(f"scan {scan!r} is an order of grids of {order.axes} axes; a map has 2")
+    for count in directions:
+        if not order.extends_to(count, axes=2):
+            raise ModelError(
+                f"scan {scan!r} has {order.directions} direction(s), this model's layers need {count}; "
+                "orders of one direction extend to two and four"
+            )

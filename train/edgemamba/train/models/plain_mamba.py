@@ -16,8 +16,8 @@ from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.layers import DropPath, drop_path_rates
-from edgemamba.train.models.options import check_options, pair
-from edgemamba.train.models.plain_mamba_mixer import PlainMambaMixer, Walks, walks
+from edgemamba.train.models.options import check_options, check_scan, pair
+from edgemamba.train.models.plain_mamba_mixer import DIRECTIONS, PlainMambaMixer, Walks, walks
 from edgemamba.train.models.position import resize_grid
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import get_order
@@ -63,7 +63,7 @@ class PlainMambaConfig:
         object.__setattr__(self, "img_size", pair(self.img_size))
         object.__setattr__(self, "dwconv_layers", tuple(self.dwconv_layers))
         check_options(self)
-        get_order(self.scan)
+        check_scan(self.scan, (DIRECTIONS,))
         if self.patch_size % STEM_STRIDE:
             raise ModelError(f"patch_size is {self.patch_size}; an even number is needed")
         if self.d_conv % 2 == 0:

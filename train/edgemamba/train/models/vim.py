@@ -15,11 +15,13 @@ from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.layers import DropPath, RMSNorm, at_least_float32, drop_path_rates
-from edgemamba.train.models.options import check_options, pair
+from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.position import AxialRotation, insert_rows, resize_grid, split_rows
 from edgemamba.train.models.vim_mixer import BidirectionalMixer
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
-from edgemamba.train.scan_orders import scan_order
+from edgemamba.train.scan_orders import get_order, insert_tokens_both_ways, scan_order
+
+DIRECTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class VimConfig:
         abs_pos: learned position embedding, added after the class tokens are inserted.
         rope, rope_residual: rotate the tokens (and the residual stream) by their position before every block; models of
             January 2024.
+        scan: a registered order of two directions, or one that extends to two. Orders of any grid, as the published one, walk
+            the sequence, class tokens included; orders of a map walk the patches, and come by a class token at the step of its
+            own row. The causal convolutions before the scans look along the sequence all the same.
         halve: divide the sum of the two directions by two.
         layer_scale: initial value of a learned scale of each mixer's channels; None for none.
         dynamic_img_size: accept inputs of any size by resizing the position embedding to their grid (bicubic; class
@@ -64,6 +69,7 @@ class VimConfig:
     layer_scale: float | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.1
+    scan: str = "bidirectional"
     dynamic_img_size: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +80,13 @@ class VimConfig:
         if self.rope and (self.cls_token == "double" or self.dynamic_img_size or self.grid[0] != self.grid[1]):
             raise ModelError(
                 "rope: its tables are of one square grid with at most one class token, and not for dynamic_img_size"
+            )
+        check_scan(self.scan, (DIRECTIONS,))
+        multiple = get_order(self.scan).multiple
+        if multiple > 1 and (self.dynamic_img_size or any(side % multiple for side in self.grid)):
+            raise ModelError(
+                f"scan {self.scan!r} takes grids of multiples of {multiple}, and not dynamic_img_size; "
+                f"the grid of patches is {self.grid}"
             )
 
     @property
@@ -176,7 +189,7 @@ class Vim(Backbone):
         """
         grid = self.config.grid_of(x.shape[-2], x.shape[-1])
         hidden = self.embed(x)
-        order = scan_order("bidirectional", (hidden.shape[1],), hidden.device)
+        order = self._order(hidden, grid)
         residual: Tensor | None = None
         for block in self.layers:
             if self.rope is not None:
@@ -223,6 +236,14 @@ class Vim(Backbone):
         if self.pos_embed is not None:
             tokens = tokens + self._positions(config.grid_of(*size))
         return self.pos_drop(tokens)
+
+    def _order(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The order (2, L) of (B, L, C) tokens, class tokens included."""
+        scan = self.config.scan
+        if get_order(scan).axes is None:
+            return scan_order(scan, (tokens.shape[1],), tokens.device, directions=DIRECTIONS)
+        order = scan_order(scan, grid, tokens.device, directions=DIRECTIONS)
+        return insert_tokens_both_ways(order, self.config.cls_rows(grid[0] * grid[1]))
 
     def _insert_cls(self, patches: Tensor) -> Tensor:
         """(B, M, C) -> (B, L, C)."""

@@ -68,7 +68,7 @@ class BidirectionalMixer(nn.Module):
             self.dt_proj_b.bias.zero_()
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(B, L, C) tokens and the (2, L) order "bidirectional" -> (B, L, C)."""
+        """(B, L, C) tokens and an order (2, L) of them, "bidirectional" in all published models -> (B, L, C)."""
         batch, length, _ = x.shape
         to_value, to_gate = self.in_proj.weight.split(self.d_inner)
         gate = F.silu(F.linear(x, to_gate))

@@ -13,9 +13,9 @@ from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.layers import DropPath, LayerNorm2d, Mlp, Permute, drop_path_rates
 from edgemamba.train.models.merging import Downsample, make_downsample
-from edgemamba.train.models.options import check_options, pair
+from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.scan_stage import ScanStage
-from edgemamba.train.models.ss2d import SS2D, Gate
+from edgemamba.train.models.ss2d import DIRECTIONS, SS2D, Gate
 from edgemamba.train.models.vmamba_keys import recognise, rename_checkpoint_keys
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import get_order
@@ -41,7 +41,8 @@ class VMambaConfig:
         gate, out_act: what happens to the scans' results, see :class:`edgemamba.train.models.ss2d.SS2D`.
         mlp_ratio: hidden channels of the blocks' MLPs for each channel; 0 for blocks without.
         ssm_drop_rate, mlp_drop_rate: dropout of the scans' results, and in the MLPs.
-        scan: a registered order of four directions, or one that extends to four.
+        scan: a registered order of four directions, or one that extends to four. For orders of windows, and atrous ones, the
+            scans are of maps padded with zeros to whole windows.
         out_indices: stages whose maps a dense backbone (``Backbone_VSSM`` in the official code) returns, each through its
             own norm, instead of logits; empty for a classifier.
     """
@@ -72,7 +73,7 @@ class VMambaConfig:
         for name in ("dims", "depths", "out_indices"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_options(self)
-        get_order(self.scan)
+        check_scan(self.scan, (DIRECTIONS,))
         if len(self.dims) != len(self.depths) or not self.dims or min(*self.dims, *self.depths) < 1:
             raise ModelError(f"dims {self.dims} and depths {self.depths} are not of the same stages")
         if int(self.expand * min(self.dims)) < 1 or self.mlp_ratio < 0:
@@ -110,6 +111,7 @@ class VMambaBlock(nn.Module):
             dt_rank=config.dt_rank,
             gate=config.gate,
             out_act=config.out_act,
+            multiple=get_order(config.scan).multiple,
         )
         self.drop_path = DropPath(drop_path)
         if config.mlp_ratio > 0:
@@ -119,7 +121,7 @@ class VMambaBlock(nn.Module):
             self.mlp = None
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(B, H, W, C) and an order (4, S) of its positions -> (B, H, W, C)."""
+        """(B, H, W, C) and an order (4, S) of its positions, or of the enlarged map's -> (B, H, W, C)."""
         x = x + self.drop_path(self.op(self.norm(x), order))
         return x if self.mlp is None else x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -148,11 +150,12 @@ class VMamba(Backbone):
         self.patch_embed = make_stem(config)
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
         following = (*config.dims[1:], None)
+        multiple = get_order(config.scan).multiple
         self.layers = nn.ModuleList()
         for dim, depth, out_dim in zip(config.dims, config.depths, following, strict=True):
             blocks = [VMambaBlock(config, dim, next(rates)) for _ in range(depth)]
             downsample = nn.Identity() if out_dim is None else make_downsample(config.downsample, dim, out_dim)
-            self.layers.append(ScanStage(blocks, downsample, config.scan))
+            self.layers.append(ScanStage(blocks, downsample, config.scan, multiple))
         self.classifier = nn.ModuleDict()
         if not self.out_indices:
             self.classifier["norm"] = nn.LayerNorm(self.num_features, eps=EPS)

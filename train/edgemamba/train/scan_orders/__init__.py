@@ -25,12 +25,15 @@ from edgemamba.train.scan_orders.registry import (
     register_pattern,
     scan_order,
 )
+from edgemamba.train.scan_orders.tokens import insert_tokens, insert_tokens_both_ways
 
 __all__ = [
     "OrderPattern",
     "ScanOrder",
     "Size",
     "get_order",
+    "insert_tokens",
+    "insert_tokens_both_ways",
     "list_orders",
     "order_patterns",
     "register_order",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgemamba.train.scan_orders.lines import divided
 from edgemamba.train.scan_orders.registry import Size, register_order
 
 # Of the grid's rows and columns (int64 arrays of NumPy or tensors), its height and width, and the library they are of.
@@ -36,7 +37,7 @@ def register_curve(name: str, summary: str) -> Callable[[Key], Key]:
                 walk = np.argsort(key(y, x, height, width, np), kind="stable").astype(np.int32)
                 return torch.tensor(walk, device=device)[None]
             position = torch.arange(height * width, dtype=torch.int64, device=device)
-            y, x = torch.div(position, width, rounding_mode="floor"), position % width
+            y, x = divided(position, width)
             return torch.argsort(key(y, x, height, width, torch)).to(torch.int32)[None]
 
         register_order(name, directions=1, axes=2, summary=summary)(build)

@@ -16,8 +16,12 @@ def steps(size: Size, device: torch.device | None) -> Tensor:
 
 
 def divided(x: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    """Quotient and remainder of non-negative whole numbers."""
-    return torch.div(x, by, rounding_mode="floor"), x % by
+    """Quotient and remainder of non-negative whole numbers.
+
+    Not by ``%``, which the ONNX exporter refuses of an int64 tensor and a symbolic size.
+    """
+    quotient = torch.div(x, by, rounding_mode="floor")
+    return quotient, x - quotient * by
 
 
 def columns(size: Size, device: torch.device | None) -> Tensor:

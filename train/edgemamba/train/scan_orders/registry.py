@@ -42,6 +42,12 @@ class ScanOrder:
     multiple: int = 1
     parts: int = 1
 
+    def extends_to(self, directions: int, axes: int) -> bool:
+        """Whether :func:`scan_order` can give it that many directions over a grid of that many axes."""
+        if directions == self.directions:
+            return True
+        return self.directions == 1 and (directions == 2 or (directions == 4 and axes == 2))
+
 
 @dataclass(frozen=True)
 class OrderPattern:
@@ -172,22 +178,21 @@ def scan_order(name: str, size: Size, device: torch.device | None = None, direct
             raise ScanArgumentError(f"scan order {name!r} takes positive extents, not {tuple(size)}")
         if extent % order.multiple:
             raise ScanArgumentError(f"scan order {name!r} takes multiples of {order.multiple}, not {tuple(size)}")
+    if directions is not None and not order.extends_to(directions, len(size)):
+        raise ScanArgumentError(
+            f"scan order {order.name!r} has {order.directions} direction(s), the layer needs {directions}; "
+            "an order of one direction extends to two and, on a map, to four"
+        )
     rows = order.build(size, device)
-    return rows if directions in (None, order.directions) else _extended(order, rows, size, directions)
+    return rows if directions in (None, order.directions) else _extended(order, rows, size, directions == 4)
 
 
-def _extended(order: ScanOrder, rows: Tensor, size: Size, directions: int | None) -> Tensor:
-    """An order of one direction in two or four."""
-    if order.directions == 1 and directions == 2:
-        return torch.cat([rows, rows.flip(1)])
-    if order.directions == 1 and directions == 4 and len(size) == 2:
+def _extended(order: ScanOrder, rows: Tensor, size: Size, transpose: bool) -> Tensor:
+    """An order of one direction in two, or in four with those of the transposed map."""
+    if transpose:
         height, width = size
         # Positions of the transposed map, column * height + row, as positions of the map.
         walk = order.build((width, height), rows.device)
         transposed = (walk % height) * width + torch.div(walk, height, rounding_mode="floor")
-        both = torch.cat([rows, transposed.to(torch.int32)])
-        return torch.cat([both, both.flip(1)])
-    raise ScanArgumentError(
-        f"scan order {order.name!r} has {order.directions} direction(s), the layer needs {directions}; "
-        "an order of one direction extends to two and, on a map, to four"
-    )
+        rows = torch.cat([rows, transposed.to(torch.int32)])
+    return torch.cat([rows, rows.flip(1)])

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from edgemamba.runtime.errors import ScanArgumentError
 from edgemamba.train.scan_orders.lines import divided, steps
 from edgemamba.train.scan_orders.registry import Size, register_order, register_pattern
 
@@ -34,8 +35,16 @@ def _inter_slice(size: Size, device: torch.device | None) -> Tensor:
 )
 def _slices(size: Size, device: torch.device | None, k: int) -> Tensor:
     """SegMamba fixes the number of parts, 64, 32, 16 and 8 in its four stages: where a stage has as many depth planes, the
-    third direction is "inter-slice". The number of positions must be a multiple of k.
+    third direction is "inter-slice".
+
+    Raises:
+        ScanArgumentError: the number of positions is not a multiple of k (not asked of symbolic sizes).
     """
+    positions = math.prod(size)
+    if isinstance(positions, int) and positions % k:
+        raise ScanArgumentError(
+            f"scan order 'slices{k}' takes a multiple of {k} positions, not the {positions} of {tuple(size)}"
+        )
     forward = steps(size, device)
     place, part = divided(forward, k)
-    return torch.stack([forward, forward.flip(0), part * (math.prod(size) // k) + place]).to(torch.int32)
+    return torch.stack([forward, forward.flip(0), part * (positions // k) + place]).to(torch.int32)
