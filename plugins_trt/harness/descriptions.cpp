@@ -11,7 +11,12 @@ nvinfer1::Dims dims(std::initializer_list<int64_t> extents) {
 Descriptions describe(const Extents& e, DataType type) {
   const DataType f32 = DataType::kFLOAT, i32 = DataType::kINT32;
   const auto tensor = [](const nvinfer1::Dims& shape, DataType of) {
-    return nvinfer1::PluginTensorDesc{shape, of, nvinfer1::TensorFormat::kLINEAR, 1.0F};
+    nvinfer1::PluginTensorDesc out{};
+    out.dims = shape;
+    out.type = of;
+    out.format = nvinfer1::TensorFormat::kLINEAR;
+    out.scale = 1.0F;
+    return out;
   };
   return {tensor(dims({e.B, e.P, e.Gu, e.D}), type), tensor(dims({e.B, e.P, e.G, e.D}), type),
           tensor(dims({e.G, e.D, e.N}), f32),        tensor(dims({e.B, e.P, e.G, e.N}), type),

@@ -22,7 +22,7 @@ class Logger final : public nvinfer1::ILogger {
 
 class Finder final : public nvinfer1::ILoggerFinder {
  public:
-  nvinfer1::ILogger* findLogger() override { return &logger; }
+  nvinfer1::ILogger* findLogger() noexcept override { return &logger; }
   Logger logger;
 };
 

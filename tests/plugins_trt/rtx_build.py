@@ -1,12 +1,13 @@
 """Run in a process of its own by test_rtx.py: parse an ONNX file with TensorRT-RTX and build an engine, on a CPU.
 
-    python rtx_build.py MODEL.onnx PLUGIN.so|- [SM]
+    python rtx_build.py MODEL.onnx PLUGIN.so|PLUGIN_autoload.so|- [SM]
 
 Prints one JSON object: whether it parsed, its plugin layers, the engine's size, TensorRT's errors.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ class Logger(trt.ILogger):  # type: ignore[misc]
 
 def main(model: str, plugin: str, sm: str = "SM86") -> None:
     logger = Logger()
-    if plugin != "-":
+    if plugin.endswith("_autoload.so"):
+        ctypes.CDLL(plugin)
+    elif plugin != "-":
         trt.get_plugin_registry().load_library(plugin)
     builder = trt.Builder(logger)
     network = builder.create_network(0)

@@ -15,7 +15,7 @@ from edgemamba.plugins_trt import BuiltPlugin, Headers, build, find_headers
 from edgemamba.plugins_trt.__main__ import main
 from edgemamba.plugins_trt.building import find_compiler, run_compiler
 from edgemamba.plugins_trt.headers import installed, places, read_version
-from edgemamba.plugins_trt.sources import find_sources
+from edgemamba.plugins_trt.sources import Sources, find_sources
 from edgemamba.runtime import trt_plugin
 from edgemamba.runtime.errors import EngineError
 
@@ -171,6 +171,22 @@ def test_sources_are_complete() -> None:
         sources.compat,
     ):
         assert path.exists(), path
+
+
+def test_the_wheels_copy_is_enough_to_build(headers: Headers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CMake lays beside the package in a wheel: the plugin is built from it as from a checkout."""
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake here")
+    prefix = tmp_path / "edgemamba/runtime"
+    for command in (
+        ["cmake", "-S", ROOT, "-B", tmp_path / "build", "-DSKBUILD=ON"],
+        ["cmake", "--install", tmp_path / "build", "--prefix", prefix, "--component", "plugin_sources"],
+    ):
+        subprocess.run(command, capture_output=True, check=True)
+    copy = Sources(tmp_path / "edgemamba/plugins_trt/cpp")
+    assert [path.name for path in copy.plugin] == [path.name for path in find_sources().plugin]
+    monkeypatch.setattr("edgemamba.plugins_trt.building.find_sources", lambda: copy)
+    assert build(headers.folder, tmp_path / "built").plugin.is_file()
 
 
 @pytest.mark.slow
