@@ -73,6 +73,35 @@ class ParitySummary(_Strict):
     max_abs_error: dict[str, float] = Field(default_factory=dict)
 
 
+class EngineCard(_Strict):
+    """An engine that `edgemamba build` made from the bundle's graph; its digest is in the manifest's ``files``.
+
+    Attributes:
+        file: its path in the bundle.
+        version: of the library that built it; TensorRT and TensorRT-RTX load engines of exactly their own version.
+        device: the GPU it was built on; empty where none was needed.
+        compute_capabilities: what it runs on, as ``8.6``; empty: all that TensorRT-RTX serves by default.
+        precision: of its arithmetic, where weaker than the graph's types.
+        shapes: the input's smallest, best and largest shape (B, H, W, C).
+        plugin: the plugin's file name; empty where the scan is the graph's own function.
+        model_sha256: of the graph that it was built from.
+        build_seconds: from parsing to the finished engine.
+    """
+
+    file: str
+    backend: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    device: str = ""
+    compute_capabilities: tuple[str, ...] = ()
+    precision: Literal["fp32", "fp16", "bf16"]
+    shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    plugin: str = ""
+    plugin_sha256: str = ""
+    model_sha256: str
+    build_seconds: float
+    created: str = ""
+
+
 class Manifest(_Strict):
     """What a bundle is. ``files`` maps each file's path, relative to the folder, to its SHA-256."""
 
@@ -89,6 +118,7 @@ class Manifest(_Strict):
     source: SourceCard | None = None
     created: str = ""
     files: dict[str, str]
+    engines: tuple[EngineCard, ...] = ()
     parity: ParitySummary | None = None
 
     @field_validator("operator")
@@ -129,6 +159,9 @@ class Manifest(_Strict):
             raise ValueError(f"input: {self.input.dtype} {shape}, but the preprocessing makes {made}")
         if not self.outputs:
             raise ValueError("outputs: there is none")
+        for engine in self.engines:
+            if engine.file not in self.files:
+                raise ValueError(f"engines: {engine.file} is not listed in files")
         for output in self.outputs:
             if output.name == LOGITS and len(output.shape) < 2:
                 raise ValueError(f"outputs: {LOGITS} of shape {output.shape} has no axis of classes")

@@ -53,6 +53,11 @@ VERBS = {
         "Turn a checkpoint into a bundle: ONNX graph, manifest, digests.",
         "export",
     ),
+    "build": Verb(
+        "edgemamba.export.commands.build:build",
+        "Build a TensorRT engine into a bundle; RTX ones need no GPU.",
+        "export",
+    ),
     "verify": Verb(
         "edgemamba.export.commands.verify:verify", "Compare PyTorch with every engine on the same inputs.", "export"
     ),

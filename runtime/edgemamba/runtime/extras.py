@@ -9,6 +9,7 @@ from edgemamba.runtime.errors import MissingExtraError
 
 # Top-level import name -> the extra of pyproject.toml that brings it.
 EXTRA_OF = {
+    "cuda": "trt",
     "cv2": "video",
     "fastapi": "web",
     "jinja2": "export",
@@ -23,6 +24,7 @@ EXTRA_OF = {
     "safetensors": "train",
     "tensorboard": "train",
     "tensorrt": "trt",
+    "tensorrt_rtx": "trt-rtx",
     "timm": "train",
     "torch": "train",
     "torchmetrics": "train",
