@@ -37,16 +37,20 @@ void check_types(const Layer& layer) {
 
 void check_shapes(const Layer& layer, const Subject& subject) {
   Expressions make;
-  const std::vector<nvinfer1::DimsExprs> inputs = {
-      make.shape({"batch", "positions", "1", "384"}), make.shape({"batch", "positions", "2", "384"}),
-      make.shape({"2", "384", "16"}),                 make.shape({"batch", "positions", "2", "16"}),
-      make.shape({"batch", "positions", "2", "16"}),  make.shape({"2", "384"}),
-      make.shape({"2", "384"}),                       make.shape({"2", "steps"})};
+  const std::vector<nvinfer1::DimsExprs> inputs = {make.shape({"batch", "positions", "1", "384"}),
+                                                   make.shape({"batch", "positions", "2", "384"}),
+                                                   make.shape({"2", "384", "16"}),
+                                                   make.shape({"batch", "positions", "2", "16"}),
+                                                   make.shape({"batch", "positions", "2", "16"}),
+                                                   make.shape({"2", "384"}),
+                                                   make.shape({"2", "384"}),
+                                                   make.shape({"2", "steps"})};
   nvinfer1::DimsExprs y{};
   const int32_t status = layer.build->getOutputShapes(inputs.data(), kInputCount, nullptr, 0, &y, 1, make);
   const std::string text = Expressions::text(y);
   check(status == 0 && text == "(batch, positions, 384)", "y is %s", text.c_str());
-  check(y.nbDims == 3 && y.d[2]->isConstant() && !y.d[0]->isConstant(), "its channels are a constant, its batch is not");
+  check(y.nbDims == 3 && y.d[2]->isConstant() && !y.d[0]->isConstant(),
+        "its channels are a constant, its batch is not");
   for (int32_t i = 0; i < kInputCount; ++i) {
     auto wrong = inputs;
     --wrong[static_cast<size_t>(i)].nbDims;

@@ -18,10 +18,14 @@ Descriptions describe(const Extents& e, DataType type) {
     out.scale = 1.0F;
     return out;
   };
-  return {tensor(dims({e.B, e.P, e.Gu, e.D}), type), tensor(dims({e.B, e.P, e.G, e.D}), type),
-          tensor(dims({e.G, e.D, e.N}), f32),        tensor(dims({e.B, e.P, e.G, e.N}), type),
-          tensor(dims({e.B, e.P, e.G, e.N}), type),  tensor(dims({e.G, e.D}), f32),
-          tensor(dims({e.G, e.D}), f32),             tensor(dims({e.G, e.S}), i32),
+  return {tensor(dims({e.B, e.P, e.Gu, e.D}), type),
+          tensor(dims({e.B, e.P, e.G, e.D}), type),
+          tensor(dims({e.G, e.D, e.N}), f32),
+          tensor(dims({e.B, e.P, e.G, e.N}), type),
+          tensor(dims({e.B, e.P, e.G, e.N}), type),
+          tensor(dims({e.G, e.D}), f32),
+          tensor(dims({e.G, e.D}), f32),
+          tensor(dims({e.G, e.S}), i32),
           tensor(dims({e.B, e.P, e.D}), type)};
 }
 

@@ -42,7 +42,7 @@ class Buffer {
   }
 
  private:
-  static constexpr size_t kGuard = 512;    // keeps what lies between aligned as TensorRT's buffers are
+  static constexpr size_t kGuard = 512;     // keeps what lies between aligned as TensorRT's buffers are
   static constexpr char kPattern = '\x7f';  // a NaN in every floating type, and far outside any order
   const Driver& driver_;
   std::vector<char> host_;

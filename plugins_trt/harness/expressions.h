@@ -46,7 +46,8 @@ class Expressions final : public nvinfer1::IExprBuilder {
   // "(batch, 96)".
   static std::string text(const nvinfer1::DimsExprs& shape) {
     std::string out;
-    for (int32_t i = 0; i < shape.nbDims; ++i) out += (i ? ", " : "") + static_cast<const Expression*>(shape.d[i])->text;
+    for (int32_t i = 0; i < shape.nbDims; ++i)
+      out += (i ? ", " : "") + static_cast<const Expression*>(shape.d[i])->text;
     return "(" + out + ")";
   }
 

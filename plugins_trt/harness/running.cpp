@@ -52,7 +52,8 @@ void check_shapes(const Subject& subject, const Layer& layer) {
   takes({}, DataType::kFLOAT, "float32");
   takes({}, DataType::kHALF, "float16");
   takes({}, DataType::kBF16, "bfloat16");
-  takes({2, 12, 4, 4, 6, 3, 5}, DataType::kFLOAT, "values of each direction's own, and orders that visit some positions");
+  takes({2, 12, 4, 4, 6, 3, 5}, DataType::kFLOAT,
+        "values of each direction's own, and orders that visit some positions");
   takes({64, 3136, 1, 4, 192, 16, 3136}, DataType::kHALF, "VMamba-T's first stage");
   takes({1, 1, 1, 1, 1, 1, 1}, DataType::kFLOAT, "one of everything");
   takes({1, 7, 1, 1, 9, 64, 7}, DataType::kFLOAT, "64 states");

@@ -1,8 +1,8 @@
 // libedgemamba_trtN_autoload.so: registers the plugin as soon as it is loaded.
 //
 // For tools that only dlopen a plugin library and expect it to register itself: Polygraphy's --plugins, trtexec's
-// --staticPlugins, ctypes.CDLL. The plugin itself must not do that: IPluginRegistry::loadLibrary refuses a library whose
-// creator is there already. So this one finds TensorRT and has its registry load the plugin that lies beside it.
+// --staticPlugins, ctypes.CDLL. The plugin itself must not do that: IPluginRegistry::loadLibrary refuses a library
+// whose creator is there already. So this one finds TensorRT and has its registry load the plugin that lies beside it.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -21,11 +21,11 @@ using edgemamba::trt::Registry;
 // Each of these has a registry of its own. The major of the headers comes first: it is what the plugin was built for.
 constexpr const char* kLibraries[] = {
 #if EDGEMAMBA_TRT_MAJOR >= 11
-    "libnvinfer.so.11",         "libnvinfer.so.10",
+    "libnvinfer.so.11",          "libnvinfer.so.10",
 #else
-    "libnvinfer.so.10",         "libnvinfer.so.11",
+    "libnvinfer.so.10",          "libnvinfer.so.11",
 #endif
-    "libtensorrt_rtx.so.1",     "libnvinfer_lean.so.11",     "libnvinfer_lean.so.10",
+    "libtensorrt_rtx.so.1",      "libnvinfer_lean.so.11",     "libnvinfer_lean.so.10",
     "libnvinfer_dispatch.so.11", "libnvinfer_dispatch.so.10",
 };
 

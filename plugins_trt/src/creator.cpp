@@ -12,8 +12,8 @@ namespace {
 using nvinfer1::PluginField;
 using nvinfer1::PluginFieldType;
 
-// One integer from 0 to `most`. The parser hands an ONNX INT over as one INT32; engines and other callers may say INT64.
-// The data need not be aligned.
+// One integer from 0 to `most`. The parser hands an ONNX INT over as one INT32; engines and other callers may say
+// INT64. The data need not be aligned.
 bool read_integer(const PluginField& field, int64_t most, int64_t* value) noexcept {
   if (field.data == nullptr || field.length != 1) {
     report(Severity::kERROR, "%s: %d values, expected one", field.name, field.data ? field.length : 0);

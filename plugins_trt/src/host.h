@@ -6,9 +6,9 @@
 
 namespace edgemamba::trt {
 
-// The interfaces that a plugin implements (IPluginV3, its three capabilities, IPluginCreatorV3One) have the same virtual
-// tables in these majors; the harness walks them on the real libraries. IPluginRegistry, ILogger and ILoggerFinder do
-// not, so nothing of those is called across majors.
+// The interfaces that a plugin implements (IPluginV3, its three capabilities, IPluginCreatorV3One) have the same
+// virtual tables in these majors; the harness walks them on the real libraries. IPluginRegistry, ILogger and
+// ILoggerFinder do not, so nothing of those is called across majors.
 constexpr int32_t kOldestMajor = 10, kNewestMajor = 11;
 
 struct Host {

@@ -143,7 +143,8 @@ const char* ScanPlugin::getTimingCacheID() noexcept {
 
 int32_t ScanPlugin::setTactic(int32_t tactic) noexcept {
   if (tactic != EM_CUDA_AUTO && tactic != EM_CUDA_SEQUENTIAL && tactic != EM_CUDA_CHUNKED) {
-    report(Severity::kERROR, "tactic %d is not known: the engine was built with another version of this plugin", tactic);
+    report(Severity::kERROR, "tactic %d is not known: the engine was built with another version of this plugin",
+           tactic);
     return kRefused;
   }
   tactic_ = tactic;
@@ -163,8 +164,8 @@ int32_t ScanPlugin::enqueue(const PluginTensorDesc* inputs, const PluginTensorDe
   const Call call(inputs, outputs, addresses, results, settings_.delta_softplus);
   const size_t bytes = usable_workspace(inputs, tactic_, static_cast<size_t>(settings_.workspace_bytes));
   char message[256];
-  const auto status = em_cuda_selective_scan(call.inputs(), call.output(), workspace, bytes, tactic_, stream, message,
-                                             sizeof message);
+  const auto status =
+      em_cuda_selective_scan(call.inputs(), call.output(), workspace, bytes, tactic_, stream, message, sizeof message);
   if (status == EM_OK) return kDone;
   report(Severity::kERROR, "%s", message);
   return kRefused;

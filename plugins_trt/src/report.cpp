@@ -54,10 +54,11 @@ bool host_is_supported() noexcept {
     found = host;
   }
   if (found.major == 0 || (found.major >= kOldestMajor && found.major <= kNewestMajor)) return true;
-  report(Severity::kERROR,
-         "this plugin serves TensorRT %d to %d (and TensorRT-RTX 1); it was loaded by version code %d: build it for that "
-         "one with `python -m edgemamba.plugins_trt build`",
-         kOldestMajor, kNewestMajor, found.version);
+  report(
+      Severity::kERROR,
+      "this plugin serves TensorRT %d to %d (and TensorRT-RTX 1); it was loaded by version code %d: build it for that "
+      "one with `python -m edgemamba.plugins_trt build`",
+      kOldestMajor, kNewestMajor, found.version);
   return false;
 }
 

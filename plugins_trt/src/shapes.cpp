@@ -12,7 +12,7 @@ struct Tensor {
   const char* name;
   int32_t rank;
 };
-constexpr Tensor kTensor[kTensors] = {{"u", 4}, {"delta", 4}, {"A", 3},          {"B", 4},    {"C", 4},
+constexpr Tensor kTensor[kTensors] = {{"u", 4}, {"delta", 4},      {"A", 3},     {"B", 4}, {"C", 4},
                                       {"D", 2}, {"delta_bias", 2}, {"order", 2}, {"y", 3}};
 
 // Stands for the addresses that are not there when shapes alone are validated: the kernels' check wants one for every
@@ -76,7 +76,7 @@ int32_t em_dtype_of(DataType type) noexcept {
 Call::Call(const nvinfer1::PluginTensorDesc* inputs, const nvinfer1::PluginTensorDesc* outputs,
            const void* const* addresses, void* const* results, int32_t delta_softplus) noexcept {
   const auto input = [&](Input i) { return view(inputs[i], addresses ? addresses[i] : kNowhere); };
-  inputs_ = {input(kU), input(kDelta), input(kA),         input(kB),     input(kC),
+  inputs_ = {input(kU), input(kDelta),     input(kA),     input(kB),     input(kC),
              input(kD), input(kDeltaBias), input(kOrder), delta_softplus};
   output_ = view(outputs[0], results ? results[0] : kNowhere);
 }

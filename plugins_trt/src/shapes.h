@@ -29,8 +29,8 @@ bool check_counts(int32_t inputs, int32_t outputs) noexcept;
 class Call {
  public:
   // Addresses may be null: then shapes and types can be validated, and nothing else.
-  Call(const nvinfer1::PluginTensorDesc* inputs, const nvinfer1::PluginTensorDesc* outputs, const void* const* addresses,
-       void* const* results, int32_t delta_softplus) noexcept;
+  Call(const nvinfer1::PluginTensorDesc* inputs, const nvinfer1::PluginTensorDesc* outputs,
+       const void* const* addresses, void* const* results, int32_t delta_softplus) noexcept;
 
   // The kernels' validation of everything but the order's contents, which only the device sees; reports what it says.
   bool valid() const noexcept;

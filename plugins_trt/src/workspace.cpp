@@ -27,8 +27,8 @@ Extents extents_of(const nvinfer1::Dims& delta, const nvinfer1::Dims& A, const n
 
 // 0 where the operator has no such shape: the call that follows says what is wrong with it.
 size_t need(const Extents& e, int32_t algorithm) {
-  const size_t bytes = em_cuda_scan_workspace(e.batch, e.positions, e.channels, e.directions, e.states, e.steps, e.dtype,
-                                              algorithm, kMultiprocessors);
+  const size_t bytes = em_cuda_scan_workspace(e.batch, e.positions, e.channels, e.directions, e.states, e.steps,
+                                              e.dtype, algorithm, kMultiprocessors);
   return bytes == SIZE_MAX ? 0 : bytes;
 }
 
@@ -42,7 +42,8 @@ size_t workspace_for(const nvinfer1::DynamicPluginTensorDesc* inputs) noexcept {
   const Extents least = at(&Desc::min), most = at(&Desc::max);
   size_t bytes = need(most, EM_CUDA_SEQUENTIAL);
   for (Extents e : {least, at(&Desc::opt), most}) {
-    for (int64_t batch = std::max(least.batch, int64_t{1}); batch < most.batch && batch < (int64_t{1} << 30); batch *= 2) {
+    for (int64_t batch = std::max(least.batch, int64_t{1}); batch < most.batch && batch < (int64_t{1} << 30);
+         batch *= 2) {
       e.batch = batch;
       bytes = std::max(bytes, need(e, EM_CUDA_CHUNKED));
     }
