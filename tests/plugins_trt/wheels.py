@@ -25,13 +25,15 @@ DISPATCH = {
 
 
 @cache
-def fetch(requirement: str) -> Path:
-    """The unpacked wheel. Skips the test, with pip's reason, where it cannot be had here."""
+def fetch(requirement: str, tag: str = "") -> Path:
+    """The unpacked wheel, of this machine or of another platform tag. Skips the test, with pip's reason, where it cannot be
+    had here."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgemamba-tests"
-    folder = base / requirement
+    folder = base / f"{requirement}{tag}"
     if not folder.is_dir():
-        scratch = base / f".{requirement}.{os.getpid()}"
+        scratch = base / f".{folder.name}.{os.getpid()}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", requirement]
+        command += ["--platform", tag] if tag else []
         done = subprocess.run([*command, "-d", str(scratch)], capture_output=True, text=True, check=False)
         wheels = list(scratch.glob("*.whl"))
         if done.returncode != 0 or not wheels:
@@ -53,7 +55,7 @@ def headers_folder() -> Path:
     return fetch(requirement) / inside
 
 
-def dispatch_library(major: int) -> Path:
+def dispatch_library(major: int, tag: str = "") -> Path:
     """A TensorRT runtime of ``major`` with a real plugin registry."""
     requirement, inside = DISPATCH[major]
-    return fetch(requirement) / inside
+    return fetch(requirement, tag) / inside
