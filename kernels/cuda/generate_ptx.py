@@ -82,7 +82,9 @@ class Nvrtc:
 
 def tidy(ptx: str) -> str:
     """Without comments, indentation and the long names that derive from file names: half the size, the same code."""
-    lines = (line.split("//")[0].strip().replace(" \t", " ").replace("\t", " ") for line in ptx.rstrip("\0").splitlines())
+    lines = (
+        line.split("//")[0].strip().replace(" \t", " ").replace("\t", " ") for line in ptx.rstrip("\0").splitlines()
+    )
     text = "\n".join(line for line in lines if line)
     # NVRTC names a kernel's shared memory after a hash of what surrounds it.
     names = dict.fromkeys(re.findall(r"\b_ZZN[\w$]*shared\b", text))
