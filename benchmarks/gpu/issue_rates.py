@@ -91,7 +91,7 @@ add.u32 %r0, %r0, 1;
 setp.lt.u32 %p0, %r0, {LOOPS};
 @%p0 bra LOOP;
 {total}
-setp.eq.f32 %p1, %f0, 0f7FC00000;
+setp.eq.f32 %p1, %f0, 0f7149F2CA;
 @%p1 st.global.f32 [%rd0], %f0;
 ret;
 }}
