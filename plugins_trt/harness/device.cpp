@@ -43,7 +43,7 @@ class Buffer {
 
  private:
   static constexpr size_t kGuard = 512;     // keeps what lies between aligned as TensorRT's buffers are
-  static constexpr char kPattern = '\x7f';  // a NaN in every floating type, and far outside any order
+  static constexpr char kPattern = '\xff';  // a NaN in every floating type
   const Driver& driver_;
   std::vector<char> host_;
   DeviceAddress address_ = 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,11 +13,14 @@ from plugins_trt.wheels import DISPATCH, dispatch_library
 from scan_cases import CASES, draw
 
 from edgemamba.plugins_trt import BuiltPlugin
+from edgemamba.plugins_trt.building import run_compiler
+from edgemamba.plugins_trt.sources import find_sources
 
 
-def run(harness: Path, *arguments: str | Path) -> str:
+def run(harness: Path, *arguments: str | Path, environment: dict[str, str] | None = None) -> str:
     """The harness's output; fails where a check failed or the process did."""
-    done = subprocess.run([harness, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    command = [harness, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
     assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line[:2] != "ok") + done.stderr
     passed, failed = map(int, re.findall(r"^(\d+) passed, (\d+) failed, \d+ skipped$", done.stdout, re.MULTILINE)[0])
     assert passed > 120
@@ -69,4 +73,23 @@ def test_enqueue_on_the_device(harness: Path, plugin: BuiltPlugin, tmp_path: Pat
     output = run(harness, plugin.plugin, *(part for file in files for part in ("--case", file)))
     if found := re.search(r"^skipped enqueue on a device: (.*)$", output, re.MULTILINE):
         pytest.skip(found[1])
+    assert len(re.findall(r"^ok .*: error .* of at most ", output, re.MULTILINE)) == 3 * len(files)
+
+
+@pytest.mark.slow
+def test_enqueue_on_a_stand_in_for_the_gpu(
+    harness: Path, plugin: BuiltPlugin, compiler: list[str], tmp_path: Path, golden: Path
+) -> None:
+    """The same with libcuda.so.1 replaced: memory is the host's, and launches run the kernels' code on the host. The plugin,
+    its workspace, its arguments and the embedded PTX's names are real; the GPU is not."""
+    kernels = find_sources().root / "kernels"
+    sources = [Path(__file__).with_name("emulated_driver.cpp")]
+    sources += [kernels / "src" / name for name in ("arguments.cpp", "cuda_arguments.cpp", "cuda_plan.cpp")]
+    includes = [f"-I{kernels / folder}" for folder in (".", "src", "include", "tests")]
+    command = [*compiler, "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-shared", *includes, *map(str, sources)]
+    run_compiler([*command, "-o", str(tmp_path / "libcuda.so.1")])
+    files = list(write_cases(tmp_path, golden))
+    arguments = [part for file in files for part in ("--case", file)]
+    output = run(harness, plugin.plugin, *arguments, environment=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
+    assert "a stream on the stand-in" in output
     assert len(re.findall(r"^ok .*: error .* of at most ", output, re.MULTILINE)) == 3 * len(files)
