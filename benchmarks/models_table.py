@@ -55,7 +55,7 @@ PRECISIONS = ("fp32", "fp16")
 BARS = {"fp32": 1e-4, "fp16": 2e-2}
 SECONDS = 3.0
 SYNTHETIC = 2
-LARGE_GMACS, FEW_PHOTOGRAPHS = 30, 3
+LARGE_GMACS, FEW_PHOTOGRAPHS = 3, 3
 # Photographs that scikit-image carries in its package, grey ones among them.
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "cell", "coffee", "coins", "page", "rocket", "text")
 
