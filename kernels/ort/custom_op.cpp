@@ -1,5 +1,6 @@
-// edgemamba::SelectiveScan version 1 for ONNX Runtime's CPU provider: a thin adapter over the C ABI of scan.h, which
-// validates the arguments and computes. One op is registered for each element type; kernels keep no state.
+// edgemamba::SelectiveScan version 1 for ONNX Runtime's CPU and CUDA providers: a thin adapter over the C ABI of scan.h
+// and scan_cuda.h, which validates the arguments and computes. One op is registered for each provider and element type;
+// kernels keep no state. Where there is no CUDA provider, its ops are never asked for.
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -7,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "cuda_call.h"
 #include "edgemamba/scan.h"
 #include "onnxruntime_abi.h"
 
@@ -19,6 +21,8 @@ constexpr int kOpVersion = 1;
 // A session option that tells how many threads the session has: the API lets an op use them but not count them.
 constexpr const char* kThreadsOption = "edgemamba.intra_op_num_threads";
 
+enum class Provider { kCpu, kCuda };
+
 constexpr size_t kInputs = 8;
 constexpr int32_t kMaxRank = 8;
 
@@ -29,8 +33,9 @@ constexpr int32_t kMaxRank = 8;
 
 // What ONNX Runtime sees is the base class; it hands `this` back to each callback.
 struct SelectiveScanOp : CustomOp {
-  SelectiveScanOp(ElementType type, const ApiTable* table, int thread_count);
+  SelectiveScanOp(Provider where, ElementType type, const ApiTable* table, int thread_count);
 
+  const Provider provider;
   const ElementType element_type;
   const ApiTable* const api;
   const int threads;  // of the session; 0: not known
@@ -80,31 +85,65 @@ struct ThreadPool {
   }
 };
 
-OrtStatus* compute(void* self, OrtKernelContext* context) {
-  const Kernel& kernel = *static_cast<const Kernel*>(self);
-  const ApiTable& api = *kernel.api;
+// A node's tensors in the form that the C ABI takes; `inputs` and `y` point into the other members.
+struct Call {
   std::array<Argument, kInputs> in;
-  for (size_t i = 0; i < kInputs; ++i) EM_RETURN_IF_ERROR(read_argument(api, context, i, &in[i]));
-
-  // y is (B, P, D) of delta. A delta of another rank has no output shape; the call below says so.
-  const Argument& delta = in[1];
   std::array<int64_t, 3> shape{};
-  if (delta.view.rank == 4) shape = {delta.extents[0], delta.extents[1], delta.extents[3]};
-  OrtValue* output = nullptr;
-  EM_RETURN_IF_ERROR(api.KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
-  em_tensor y{nullptr, shape.data(), static_cast<int32_t>(shape.size()), in[0].view.dtype};
-  EM_RETURN_IF_ERROR(api.GetTensorMutableData(output, &y.data));
+  em_scan_inputs inputs{};
+  em_tensor y{};
+};
 
-  const em_scan_inputs inputs{in[0].view, in[1].view, in[2].view, in[3].view,        in[4].view,
-                              in[5].view, in[6].view, in[7].view, kernel.delta_softplus};
-  ThreadPool pool{&api, context};
+OrtStatus* read_call(const Kernel& kernel, OrtKernelContext* context, Call* call) {
+  const ApiTable& api = *kernel.api;
+  auto& in = call->in;
+  for (size_t i = 0; i < kInputs; ++i) EM_RETURN_IF_ERROR(read_argument(api, context, i, &in[i]));
+  // y is (B, P, D) of delta. A delta of another rank has no output shape; the call that follows says so.
+  const Argument& delta = in[1];
+  if (delta.view.rank == 4) call->shape = {delta.extents[0], delta.extents[1], delta.extents[3]};
+  OrtValue* output = nullptr;
+  EM_RETURN_IF_ERROR(api.KernelContext_GetOutput(context, 0, call->shape.data(), call->shape.size(), &output));
+  call->y = {nullptr, call->shape.data(), static_cast<int32_t>(call->shape.size()), in[0].view.dtype};
+  call->inputs = {in[0].view, in[1].view, in[2].view, in[3].view,           in[4].view,
+                  in[5].view, in[6].view, in[7].view, kernel.delta_softplus};
+  return api.GetTensorMutableData(output, &call->y.data);
+}
+
+// A failure's message, which starts with the op's name.
+class Report {
+ public:
+  Report() : prefix_(static_cast<size_t>(std::snprintf(text_, sizeof text_, "SelectiveScan: "))) {}
+  char* message() { return text_ + prefix_; }
+  size_t size() const { return sizeof text_ - prefix_; }
+  OrtStatus* status(const ApiTable& api, int status) const {
+    if (status == EM_OK) return nullptr;
+    return api.CreateStatus(status == EM_INVALID_ARGUMENT ? kInvalidArgument : kFail, text_);
+  }
+
+ private:
+  char text_[512];
+  size_t prefix_;
+};
+
+OrtStatus* compute_on_cpu(void* self, OrtKernelContext* context) {
+  const Kernel& kernel = *static_cast<const Kernel*>(self);
+  Call call;
+  EM_RETURN_IF_ERROR(read_call(kernel, context, &call));
+  ThreadPool pool{kernel.api, context};
   const em_executor executor{kernel.threads, &pool, &ThreadPool::parallel_for};
-  constexpr char kPrefix[] = "SelectiveScan: ";
-  char message[512];
-  const size_t prefix = static_cast<size_t>(std::snprintf(message, sizeof message, "%s", kPrefix));
-  const int status = em_selective_scan(&inputs, &y, &executor, message + prefix, sizeof message - prefix);
-  if (status == EM_OK) return nullptr;
-  return api.CreateStatus(status == EM_INVALID_ARGUMENT ? kInvalidArgument : kFail, message);
+  Report report;
+  return report.status(*kernel.api,
+                       em_selective_scan(&call.inputs, &call.y, &executor, report.message(), report.size()));
+}
+
+// ONNX Runtime has made the session's device current, and every address is of that device.
+OrtStatus* compute_on_cuda(void* self, OrtKernelContext* context) {
+  const Kernel& kernel = *static_cast<const Kernel*>(self);
+  Call call;
+  EM_RETURN_IF_ERROR(read_call(kernel, context, &call));
+  void* stream = nullptr;
+  EM_RETURN_IF_ERROR(kernel.api->KernelContext_GetGPUComputeStream(context, &stream));
+  Report report;
+  return report.status(*kernel.api, scan_in_stream(call.inputs, call.y, stream, report.message(), report.size()));
 }
 
 OrtStatus* create_kernel(const CustomOp* self, const ApiTable*, const OrtKernelInfo* info, void** out) {
@@ -186,11 +225,14 @@ ElementType input_type(const CustomOp* self, size_t index) {
   }
 }
 
-SelectiveScanOp::SelectiveScanOp(ElementType type, const ApiTable* table, int thread_count)
-    : CustomOp{}, element_type(type), api(table), threads(thread_count) {
+SelectiveScanOp::SelectiveScanOp(Provider where, ElementType type, const ApiTable* table, int thread_count)
+    : CustomOp{}, provider(where), element_type(type), api(table), threads(thread_count) {
   version = kApiVersion;
   GetName = [](const CustomOp*) { return kOpName; };
-  GetExecutionProviderType = [](const CustomOp*) { return "CPUExecutionProvider"; };
+  GetExecutionProviderType = [](const CustomOp* self) {
+    const bool cuda = static_cast<const SelectiveScanOp*>(self)->provider == Provider::kCuda;
+    return cuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+  };
   GetInputTypeCount = [](const CustomOp*) { return kInputs; };
   GetInputType = input_type;
   GetInputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
@@ -201,17 +243,23 @@ SelectiveScanOp::SelectiveScanOp(ElementType type, const ApiTable* table, int th
   GetStartVersion = [](const CustomOp*) { return kOpVersion; };
   GetEndVersion = [](const CustomOp*) { return kOpVersion; };
   CreateKernelV2 = create_kernel;
-  KernelComputeV2 = compute;
+  KernelComputeV2 = where == Provider::kCuda ? compute_on_cuda : compute_on_cpu;
   KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   InferOutputShapeFn = infer_shape;
 }
 
-// The op for each element type, for one ONNX Runtime (a process may have loaded several) and one number of threads.
+// The op for each provider and element type, for one ONNX Runtime (a process may have loaded several) and one number of
+// threads.
 struct Registration {
   Registration(const ApiTable* table, int thread_count)
       : api(table),
         threads(thread_count),
-        ops{{{EM_F32, api, threads}, {EM_F16, api, threads}, {EM_BF16, api, threads}}} {}
+        ops{{{Provider::kCpu, EM_F32, api, threads},
+             {Provider::kCpu, EM_F16, api, threads},
+             {Provider::kCpu, EM_BF16, api, threads},
+             {Provider::kCuda, EM_F32, api, threads},
+             {Provider::kCuda, EM_F16, api, threads},
+             {Provider::kCuda, EM_BF16, api, threads}}} {}
 
   OrtStatus* create_domain() {
     EM_RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &domain));
@@ -221,7 +269,7 @@ struct Registration {
 
   const ApiTable* const api;
   const int threads;
-  std::array<SelectiveScanOp, 3> ops;
+  std::array<SelectiveScanOp, 6> ops;
   OrtCustomOpDomain* domain = nullptr;
 };
 

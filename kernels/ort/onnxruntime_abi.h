@@ -1,4 +1,4 @@
-// The part of ONNX Runtime's C ABI that a CPU custom op needs, written from its published facts so that building needs
+// The part of ONNX Runtime's C ABI that a custom op needs, written from its published facts so that building needs
 // no ONNX Runtime headers and one binary runs on every release since 1.17.
 //
 // OrtApi is a table of function pointers to which releases only ever append: a slot number is the position of a
@@ -43,6 +43,7 @@ enum Slot {
   kKernelContext_GetOutput = 91,
   kReleaseStatus = 93,
   kReleaseTensorTypeAndShapeInfo = 99,
+  kKernelContext_GetGPUComputeStream = 193,
   kHasSessionConfigEntry = 237,
   kGetSessionConfigEntry = 238,
   kShapeInferContext_GetInputTypeShape = 268,
@@ -174,6 +175,10 @@ struct ApiTable {
                                      OrtValue** out) const {
     return call<OrtStatus*, OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**>(
         kKernelContext_GetOutput, context, index, shape, rank, out);
+  }
+  // The CUstream of the provider that runs the kernel; NULL: the default stream, or a provider that has none.
+  OrtStatus* KernelContext_GetGPUComputeStream(const OrtKernelContext* context, void** out) const {
+    return call<OrtStatus*, const OrtKernelContext*, void**>(kKernelContext_GetGPUComputeStream, context, out);
   }
   // Calls task(data, i) for 0 <= i < total on the session's intra-op threads, in `batches` pieces (0: one a thread).
   OrtStatus* KernelContext_ParallelFor(const OrtKernelContext* context, void (*task)(void*, size_t), size_t total,
