@@ -93,7 +93,7 @@ def verify(
     manifest = bundle.manifest
     recipe = manifest.preprocessing
     tolerance = tolerance or Tolerance.of(manifest.precision)
-    names = _backends(backends)
+    names = _backends(bundle, backends)
 
     progress("rebuilding the PyTorch model")
     model = _reference(bundle, checkpoint)
@@ -144,13 +144,13 @@ def verify(
     return report
 
 
-def _backends(names: Sequence[str] | None) -> list[str]:
-    """The backends to run: those named, or all that can be used here."""
+def _backends(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
+    """The backends to run: those named, or all that can be used here with this bundle."""
     if names:
         return list(dict.fromkeys(names))
-    usable = [name for name, reason in available().items() if reason is None]
+    usable = [name for name, reason in available(bundle).items() if reason is None]
     if not usable:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in available().items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in available(bundle).items())
         raise EngineError(f"no backend can be used here; {reasons}")
     return usable
 

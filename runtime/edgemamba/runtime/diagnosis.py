@@ -12,10 +12,13 @@ from typing import Any
 
 from edgemamba.runtime import __version__, native
 from edgemamba.runtime.cpu import cpu_name, usable_threads
-from edgemamba.runtime.engines import available
-from edgemamba.runtime.errors import MissingExtraError, NativeLibraryError
+from edgemamba.runtime.engines import available, cuda_driver
+from edgemamba.runtime.engines.cuda_ort import scan_unavailable
+from edgemamba.runtime.engines.tensorrt_library import TENSORRT, TENSORRT_RTX
+from edgemamba.runtime.errors import EngineError, MissingExtraError, NativeLibraryError
 from edgemamba.runtime.extras import EXTRA_OF, require
 from edgemamba.runtime.provenance import commit, package_version
+from edgemamba.runtime.trt_plugin import RTX_MAJOR, build_info, plugin_library
 
 ENGINES = "engines"
 _EXPORT_TOOLS = (
@@ -45,7 +48,7 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        section: what it belongs to: system, native library, engines, pictures and video, DICOM, training and export.
+        section: what it belongs to: system, native library, engines, GPU, pictures and video, DICOM, training and export.
         usable: True: can be used; False: cannot; None: a fact, neither good nor bad.
         detail: the version or the fact; for what cannot be used the reason.
         remedy: what to do about it; empty where there is nothing to do.
@@ -63,6 +66,7 @@ def diagnose() -> Iterator[Finding]:
     yield from _system()
     yield from _native_library()
     yield from _engines()
+    yield from _gpu()
     yield from _opencv()
     yield from _dicom()
     yield from _export_tools()
@@ -90,14 +94,48 @@ def _native_library() -> Iterator[Finding]:
 
 def _engines() -> Iterator[Finding]:
     for name, reason in available().items():
-        detail, _, remedy = (reason or "ready").partition(": pip install ")
-        yield Finding(ENGINES, name, reason is None, detail, f"pip install {remedy}" if remedy else "")
+        yield _explained(ENGINES, name, reason or "")
     try:
         ort = require("onnxruntime")
     except ImportError:
         return
     providers = ", ".join(provider.removesuffix("ExecutionProvider") for provider in ort.get_available_providers())
     yield Finding(ENGINES, "onnxruntime", None, f"{ort.__version__}, providers: {providers}")
+
+
+def _gpu() -> Iterator[Finding]:
+    """The GPU and what engines for it are built from; none of the libraries is loaded, they are large."""
+    section = "GPU"
+    reason = cuda_driver.unavailable()
+    if reason is None:
+        device = cuda_driver.device()
+        detail = f"{device.name}, compute capability {device.capability}, driver for CUDA {device.driver}"
+        yield Finding(section, "device", True, detail)
+    else:
+        yield _explained(section, "device", reason)
+    yield _explained(section, "scan kernel", scan_unavailable() or "")
+    for library in (TENSORRT, TENSORRT_RTX):
+        if find_spec(library.module) is None:
+            yield Finding(section, library.title, False, "not installed", f'pip install "{_extra(library.module)}"')
+        else:
+            found = package_version(library.module.replace("_", "-")) or "installed"
+            yield Finding(section, library.title, True, found)
+    try:
+        path = plugin_library(RTX_MAJOR)
+        yield Finding(section, "TensorRT plugin", True, f"{path}: {build_info(path)}")
+    except EngineError as error:
+        detail, _, remedy = str(error).partition(": ")
+        yield Finding(section, "TensorRT plugin", False, detail, remedy)
+
+
+def _explained(section: str, name: str, reason: str) -> Finding:
+    """A finding from a reason that may end in a pip command; no reason: usable."""
+    detail, _, remedy = reason.partition(": pip install ")
+    return Finding(section, name, not reason, detail or "ready", f"pip install {remedy}" if remedy else "")
+
+
+def _extra(module: str) -> str:
+    return f"edgemamba[{EXTRA_OF[module]}]"
 
 
 def _opencv() -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def installed(backend: str) -> Dialect:
     """
     module = "tensorrt_rtx" if backend == "tensorrt-rtx" else "tensorrt"
     try:
-        library = require(module, purpose=f"building for {backend}")
+        library = require(module, purpose="a build")
         version = str(library.__version__)
     except (OSError, RuntimeError, AttributeError) as error:
         raise EngineError(f"{module} is installed and cannot be loaded: {' '.join(str(error).split())}") from None

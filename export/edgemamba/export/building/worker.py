@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -19,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from edgemamba.runtime.engines.tensorrt_library import tidy
 
 # ILogger's severities: internal error, error, warning.
 _INTERNAL_ERROR, _ERROR, _WARNING = 0, 1, 2
@@ -127,16 +128,9 @@ def _logger(trt: Any) -> Any:
                 print(message, file=sys.stderr, flush=True)
 
         def reason(self, otherwise: str) -> str:
-            return _tidy(self.errors[0]) if self.errors else otherwise
+            return tidy(self.errors[0]) if self.errors else otherwise
 
     return Logger()
-
-
-def _tidy(message: str) -> str:
-    """A message in one line, without the places in the library's sources."""
-    text = " ".join(message.split())
-    text = re.sub(r"\s*\(?In \S+ at \S+:\d+\)?", "", text)
-    return re.sub(r"^\[?\w+\.(?:cpp|hpp|h)(?:::\w+)?:+\d+\]?:?\s*", "", text)
 
 
 def _load_plugin(trt: Any, path: str, logger: Any) -> None:
@@ -158,7 +152,7 @@ def _parse(trt: Any, network: Any, model: str, logger: Any) -> None:
         raise BuildError(logger.reason("the parser refuses the graph"))
     error = errors[0]
     node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
-    raise BuildError(f"the parser refuses the graph: {node}{_tidy(error.desc())}")
+    raise BuildError(f"the parser refuses the graph: {node}{tidy(error.desc())}")
 
 
 def _config(trt: Any, builder: Any, request: Request) -> Any:

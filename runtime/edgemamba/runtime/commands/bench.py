@@ -63,7 +63,7 @@ def bench(
     loaded = Bundle.load(bundle)
     if plot_file is not None:
         require("matplotlib", purpose="--plot")
-    configurations = plan(loaded, _backends(backend), _numbers(batch), _sizes(size), threads)
+    configurations = plan(loaded, _backends(loaded, backend), _numbers(batch), _sizes(size), threads)
     facts = provenance()
     console = Console(stderr=json_file == "-", highlight=False)
     if not console.is_terminal:
@@ -78,8 +78,8 @@ def bench(
     _judge(measurements, max_ms)
 
 
-def _backends(names: Sequence[str] | None) -> list[str]:
-    reasons = available()
+def _backends(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
+    reasons = available(bundle)
     usable = [name for name, reason in reasons.items() if reason is None]
     if not usable:
         raise EngineError(

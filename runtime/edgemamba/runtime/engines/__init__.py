@@ -13,10 +13,15 @@ __all__ = ["BACKENDS", "Engine", "available", "backend_class", "load"]
 
 # Name -> (module, class). In the order in which ``auto`` tries them; the reference backends are never chosen by ``auto``.
 BACKENDS = {
+    "tensorrt": ("edgemamba.runtime.engines.tensorrt", "TensorRTEngine"),
+    "tensorrt-rtx": ("edgemamba.runtime.engines.tensorrt", "TensorRTRTXEngine"),
+    "ort-cuda": ("edgemamba.runtime.engines.cuda_ort", "OrtCudaEngine"),
     "ort-cpu": ("edgemamba.runtime.engines.ort", "OrtCpuEngine"),
     "ort-function": ("edgemamba.runtime.engines.ort", "OrtFunctionEngine"),
 }
-_AUTO = ("ort-cpu", "ort-function")
+_AUTO = ("tensorrt", "tensorrt-rtx", "ort-cuda", "ort-cpu", "ort-function")
+# A GPU is a wish, not a promise: what cannot be used of these is worth a line only where the bundle was built for it.
+_ON_GPU = ("tensorrt", "tensorrt-rtx", "ort-cuda")
 # ONNX Runtime makes as many threads as it is told to, and takes the machine down with them.
 _MOST_THREADS = 1024
 
@@ -38,9 +43,13 @@ def backend_class(name: str) -> type[Engine]:
     return engine
 
 
-def available() -> dict[str, str | None]:
-    """Each backend and why it cannot be used on this machine (None: it can)."""
-    return {name: backend_class(name).unavailable() for name in BACKENDS}
+def available(bundle: Bundle | None = None) -> dict[str, str | None]:
+    """Each backend and why it cannot be used on this machine (None: it can), or with this bundle, where one is given."""
+    classes = {name: backend_class(name) for name in BACKENDS}
+    return {
+        name: engine_class.unavailable() or (engine_class.unsuited(bundle) if bundle is not None else None)
+        for name, engine_class in classes.items()
+    }
 
 
 def load(path: str | Path | Bundle, backend: str = "auto", *, threads: int = 0) -> Engine:
@@ -65,13 +74,28 @@ def load(path: str | Path | Bundle, backend: str = "auto", *, threads: int = 0) 
         if reason:
             raise EngineError(f"backend {backend} cannot be used here: {reason}")
         return engine_class(bundle, threads=threads)
+    return _first_usable(bundle, threads)
+
+
+def _first_usable(bundle: Bundle, threads: int) -> Engine:
     reasons: list[str] = []
     for name in _AUTO:
         engine_class = backend_class(name)
+        if engine_class.unsuited(bundle) is not None:
+            continue
         reason = engine_class.unavailable()
         if reason is None:
-            if reasons:
-                LOGGER.warning("using %s, which is slower, because of %s", name, "; ".join(reasons))
-            return engine_class(bundle, threads=threads)
+            try:
+                engine = engine_class(bundle, threads=threads)
+            except EngineError as error:
+                if name not in _ON_GPU:  # the graph itself is refused: another backend would say the same
+                    raise
+                reason = str(error)
+            else:
+                if reasons:
+                    LOGGER.warning("using %s, which is slower, because of %s", name, "; ".join(reasons))
+                return engine
+        elif name == "ort-cuda":
+            continue
         reasons.append(f"{name}: {reason}")
     raise EngineError("no backend can be used here; " + "; ".join(reasons))

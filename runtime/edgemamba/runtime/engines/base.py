@@ -33,6 +33,11 @@ class Engine(ABC):
     def unavailable(cls) -> str | None:
         """Why this backend cannot be used on this machine, in one line; None where it can."""
 
+    @classmethod
+    def unsuited(cls, bundle: Bundle) -> str | None:
+        """Why this backend has no use for a bundle, in one line; None where it can try: most need only the graph."""
+        return None
+
     @abstractmethod
     def infer(self, frames: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
         """Run the graph as it is.

@@ -95,7 +95,7 @@ class Cuda:
     def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
         """``size`` bytes on the host that the GPU copies from and to without the CPU. Not collected: see the next."""
         address = int(self._call(self._driver.cuMemHostAlloc, max(size, 1), 0))
-        return np.frombuffer((ctypes.c_uint8 * max(size, 1)).from_address(address), np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * max(size, 1)).from_address(address))
 
     def free_pinned(self, memory: NDArray[np.uint8]) -> None:
         """Give back what :meth:`allocate_pinned` gave; every view of it is invalid from here on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemamba.runtime import native
-from edgemamba.runtime.bundle import MODEL, Bundle, TensorCard
+from edgemamba.runtime.bundle import MODEL, Bundle
 from edgemamba.runtime.cpu import cpu_name, usable_threads
 from edgemamba.runtime.engines.base import Engine
+from edgemamba.runtime.engines.tensors import check_input, empty_output
 from edgemamba.runtime.errors import EngineError, MissingExtraError, NativeLibraryError
 from edgemamba.runtime.extras import require
 
@@ -35,8 +37,9 @@ def make_session(
     spin: bool = False,
     profile: str | Path | None = None,
     folder: str | Path | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
 ) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU, set up for low latency.
+    """An ONNX Runtime session, on the CPU unless told otherwise, set up for low latency.
 
     Every graph optimisation, one operator at a time on ``threads`` intra-op threads, memory reused between runs. ONNX Runtime
     logs nothing: what goes wrong is in the exceptions.
@@ -49,6 +52,7 @@ def make_session(
             instead of 29 ms where nothing else runs; but 120 to 170 instead of 45 to 110 ms where a decoder or another
             process shares the cores, as on a device they do.
         folder: of weights that are not in a serialised model; those of a file are beside it.
+        providers: ONNX Runtime's execution providers, best first. It passes over those that do not load, without a word.
         profile: where given, the prefix of a Chrome trace that ``session.end_profiling()`` writes.
 
     Raises:
@@ -77,21 +81,22 @@ def make_session(
             options.add_session_config_entry(_THREADS_OPTION, str(threads))
             options.register_custom_ops_library(str(native.library_path()))
         source = model if isinstance(model, bytes) else str(model)
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=list(providers))
     except Exception as error:  # pybind11 makes a class of its own for each status code, with no common base
         name = "the model" if isinstance(model, bytes) else str(model)
-        raise EngineError(f"ONNX Runtime {ort.__version__} refuses {name}: {_reason(error)}") from error
+        raise EngineError(f"ONNX Runtime {ort.__version__} refuses {name}: {reason(error)}") from error
 
 
-class _OrtEngine(Engine):
-    """What both share. Thread-safe: ONNX Runtime allows concurrent runs of a session, and the kernel keeps no state."""
+class OrtEngine(Engine):
+    """What all of them share. Thread-safe: ONNX Runtime allows concurrent runs of a session, and the kernel keeps no state."""
 
     kernel: ClassVar[bool]
+    providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
 
     def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
         super().__init__(bundle, threads=threads or usable_threads())
         self._session: onnxruntime.InferenceSession | None = make_session(
-            bundle.file(MODEL), kernel=self.kernel, threads=self.threads
+            bundle.file(MODEL), kernel=self.kernel, threads=self.threads, providers=self.providers
         )
 
     @classmethod
@@ -113,15 +118,22 @@ class _OrtEngine(Engine):
         if self._session is None:
             raise EngineError(f"{self.backend}: the engine was closed")
         card = self.bundle.manifest.input
-        _check_input(frames, card)
+        check_input(frames, card)
         if len(frames) == 0:  # many graphs hold a Reshape to -1, which nothing can be inferred for
-            return {output.name: _empty(output) for output in self.bundle.manifest.outputs}
+            return {output.name: empty_output(output) for output in self.bundle.manifest.outputs}
         names = [output.name for output in self.bundle.manifest.outputs]
         try:
-            values = self._session.run(names, {card.name: np.ascontiguousarray(frames)})
+            values = self._run(self._session, names, np.ascontiguousarray(frames))
         except Exception as error:  # see make_session
-            raise EngineError(f"{self.backend} failed on an input of shape {frames.shape}: {_reason(error)}") from error
+            raise EngineError(f"{self.backend} failed on an input of shape {frames.shape}: {reason(error)}") from error
         return dict(zip(names, values, strict=True))
+
+    def _run(
+        self, session: onnxruntime.InferenceSession, names: list[str], frames: NDArray[np.generic]
+    ) -> list[NDArray[np.generic]]:
+        """The outputs of those names."""
+        values: list[NDArray[np.generic]] = session.run(names, {self.bundle.manifest.input.name: frames})
+        return values
 
     def close(self) -> None:
         self._session = None
@@ -132,13 +144,13 @@ class _OrtEngine(Engine):
         return {
             "backend": self.backend,
             "onnxruntime": onnxruntime.__version__,
-            "provider": "CPUExecutionProvider",
+            "provider": self.providers[0],
             "threads": self.threads,
             "cpu": cpu_name(),
         }
 
 
-class OrtCpuEngine(_OrtEngine):
+class OrtCpuEngine(OrtEngine):
     """ONNX Runtime on the CPU with our selective-scan kernel."""
 
     backend = "ort-cpu"
@@ -161,33 +173,14 @@ class OrtCpuEngine(_OrtEngine):
         return super().describe() | {"isa": native.isa()}
 
 
-class OrtFunctionEngine(_OrtEngine):
+class OrtFunctionEngine(OrtEngine):
     """Stock ONNX Runtime on the CPU, with nothing of ours loaded: the reference that any device can run."""
 
     backend = "ort-function"
     kernel = False
 
 
-def _check_input(frames: NDArray[np.generic], card: TensorCard) -> None:
-    """Raise EngineError where the array is not what the manifest says the graph takes."""
-    expected = f"{card.dtype} ({', '.join(map(str, card.shape))})"
-    if not isinstance(frames, np.ndarray):
-        raise EngineError(f"{card.name}: {type(frames).__name__}, expected an array of {expected}")
-    sizes: dict[str, int] = {}
-    fits = len(frames.shape) == len(card.shape) and all(
-        found == (extent if isinstance(extent, int) else sizes.setdefault(extent, found))
-        for found, extent in zip(frames.shape, card.shape, strict=True)
-    )
-    if str(frames.dtype) != card.dtype or not fits:
-        raise EngineError(f"{card.name}: {frames.dtype} {frames.shape}, expected {expected}")
-
-
-def _empty(card: TensorCard) -> NDArray[np.generic]:
-    """An output for no frames at all: 0 wherever the extent varies."""
-    return np.zeros([extent if isinstance(extent, int) else 0 for extent in card.shape], card.dtype)
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """ONNX Runtime's message in one line, without its own name, status code and source locations."""
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", str(error))
     text = re.sub(
