@@ -18,15 +18,27 @@ namespace {
 
 using edgemamba::trt::Registry;
 
-// Each of these has a registry of its own. The major of the headers comes first: it is what the plugin was built for.
-constexpr const char* kLibraries[] = {
-#if EDGEMAMBA_TRT_MAJOR >= 11
-    "libnvinfer.so.11",          "libnvinfer.so.10",
+// Libraries that have a plugin registry, each one of its own, and the folders that their wheels make in site-packages.
+// They build engines ...
+struct Library {
+  const char *name, *wheel;
+};
+constexpr Library kBuilders[] = {
+#if EDGEMAMBA_TRT_MAJOR >= 11  // what the plugin was built for comes first
+    {"libnvinfer.so.11", "tensorrt_libs"},
+    {"libnvinfer.so.10", "tensorrt_libs"},
 #else
-    "libnvinfer.so.10",          "libnvinfer.so.11",
+    {"libnvinfer.so.10", "tensorrt_libs"},
+    {"libnvinfer.so.11", "tensorrt_libs"},
 #endif
-    "libtensorrt_rtx.so.1",      "libnvinfer_lean.so.11",     "libnvinfer_lean.so.10",
-    "libnvinfer_dispatch.so.11", "libnvinfer_dispatch.so.10",
+    {"libtensorrt_rtx.so.1", "tensorrt_rtx_libs"},
+};
+// ... or only run them.
+constexpr Library kRunners[] = {
+    {"libnvinfer_lean.so.11", "tensorrt_lean_libs"},
+    {"libnvinfer_lean.so.10", "tensorrt_lean_libs"},
+    {"libnvinfer_dispatch.so.11", "tensorrt_dispatch_libs"},
+    {"libnvinfer_dispatch.so.10", "tensorrt_dispatch_libs"},
 };
 
 constexpr char kCreator[] = "SelectiveScan", kVersion[] = "1", kNamespace[] = "edgemamba";
@@ -35,45 +47,79 @@ void complain(const char* what, const char* detail) {
   std::fprintf(stderr, "edgemamba: the TensorRT plugin is not registered: %s%s\n", what, detail);
 }
 
-// The path of the plugin: this library's folder and the plugin's name.
-bool plugin_path(char* path, size_t size) {
-  Dl_info self;
-  if (dladdr(reinterpret_cast<const void*>(&kCreator), &self) == 0 || self.dli_fname == nullptr) return false;
-  const char* slash = std::strrchr(self.dli_fname, '/');
-  const int folder = slash ? static_cast<int>(slash - self.dli_fname) + 1 : 0;
-  const int length = std::snprintf(path, size, "%.*s%s", folder, self.dli_fname, EDGEMAMBA_TRT_PLUGIN_FILE);
-  return length > 0 && static_cast<size_t>(length) < size;
-}
+// A path relative to this library's folder; false where it does not fit.
+struct Path {
+  char text[4096];
+  bool set(const char* folder, const char* name) {
+    Dl_info self;
+    if (dladdr(reinterpret_cast<const void*>(&kCreator), &self) == 0 || self.dli_fname == nullptr) return false;
+    const char* slash = std::strrchr(self.dli_fname, '/');
+    const int length = slash ? static_cast<int>(slash - self.dli_fname) + 1 : 0;
+    const int wrote = std::snprintf(text, sizeof text, "%.*s%s%s", length, self.dli_fname, folder, name);
+    return wrote > 0 && static_cast<size_t>(wrote) < sizeof text;
+  }
+};
 
-// True where the library is there and its registry now has the plugin.
-bool register_in(const char* name, int flags, const char* plugin, bool* found) {
-  void* library = dlopen(name, flags);
-  if (library == nullptr) return false;
-  const Registry registry = Registry::of(library, name);
-  if (!registry) return false;
-  *found = true;
-  // A second load, or an application's own registration, is no failure.
-  return registry.creator(kCreator, kVersion, kNamespace) != nullptr || registry.load_library(plugin) != nullptr;
-}
+class Registration {
+ public:
+  bool prepare() { return plugin_.set("", EDGEMAMBA_TRT_PLUGIN_FILE); }
 
+  // Registers where the library is in the process already.
+  void if_loaded(const Library& library) { in(library, dlopen(library.name, RTLD_NOW | RTLD_NOLOAD)); }
+
+  // Loads the library, from the library path or from its wheel where this one was installed beside it:
+  // site-packages/edgemamba/runtime/ and site-packages/tensorrt_libs/.
+  void if_installed(const Library& library) {
+    void* handle = dlopen(library.name, RTLD_NOW | RTLD_GLOBAL);
+    Path path;
+    char name[128];
+    std::snprintf(name, sizeof name, "%s/%s", library.wheel, library.name);
+    if (handle == nullptr && path.set("../../", name)) handle = dlopen(path.text, RTLD_NOW | RTLD_GLOBAL);
+    in(library, handle);
+  }
+
+  bool found() const { return found_; }
+
+  // After all were tried.
+  void report() const {
+    if (!found_) {
+      complain("no TensorRT library is loaded, beside it or on the library path",
+               "; `import tensorrt` first, or add its folder to LD_LIBRARY_PATH");
+    } else if (!registered_) {
+      complain("TensorRT's registry would not load ", plugin_.text);
+    }
+  }
+
+ private:
+  void in(const Library& library, void* handle) {
+    if (handle == nullptr) return;
+    const Registry registry = Registry::of(handle, library.name);
+    if (!registry) return;
+    found_ = true;
+    // A second load, or an application's own registration, is no failure.
+    const bool there = registry.creator(kCreator, kVersion, kNamespace) != nullptr;
+    registered_ = there || registry.load_library(plugin_.text) != nullptr || registered_;
+  }
+
+  Path plugin_;
+  bool found_ = false, registered_ = false;
+};
+
+// We cannot know which library the application will use: all that are loaded, else all that it could build with, else
+// the first that could run. Polygraphy loads plugins before it imports TensorRT.
 __attribute__((constructor)) void register_plugin() {
-  char plugin[4096];
-  if (!plugin_path(plugin, sizeof plugin)) return complain("its path cannot be found", "");
-  // What is in the process already; every one of them, because we cannot know which the application builds with.
-  bool found = false, registered = false;
-  for (const char* name : kLibraries) {
-    registered = register_in(name, RTLD_NOW | RTLD_NOLOAD, plugin, &found) || registered;
+  Registration registration;
+  if (!registration.prepare()) return complain("its path cannot be found", "");
+  for (const Library& library : kBuilders) registration.if_loaded(library);
+  for (const Library& library : kRunners) registration.if_loaded(library);
+  if (!registration.found()) {
+    for (const Library& library : kBuilders) registration.if_installed(library);
   }
-  // Polygraphy loads plugins before it imports TensorRT.
-  for (const char* name : kLibraries) {
-    if (found) break;
-    registered = register_in(name, RTLD_NOW | RTLD_GLOBAL, plugin, &found);
+  for (const Library& library : kRunners) {
+    if (registration.found()) break;
+    registration.if_installed(library);
   }
-  if (!found) {
-    return complain("no TensorRT library is loaded or on the library path",
-                    "; `import tensorrt` first, or add its folder to LD_LIBRARY_PATH");
-  }
-  if (!registered) complain("TensorRT's registry would not load ", plugin);
+  registration.report();
 }
 
 }  // namespace

@@ -140,7 +140,9 @@ def test_autoload_without_tensorrt_says_so(plugin: BuiltPlugin, tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=False, env={}, timeout=60)
     assert done.returncode == 0
     if "LD_LIBRARY_PATH" in done.stderr:  # a machine with TensorRT on its library path registers instead
-        assert done.stderr.startswith("edgemamba: the TensorRT plugin is not registered: no TensorRT library is loaded")
+        assert done.stderr.startswith(
+            "edgemamba: the TensorRT plugin is not registered: no TensorRT library is loaded, "
+        )
     alone = tmp_path / plugin.autoload.name
     shutil.copy(plugin.autoload, alone)
     library = dispatch_library(10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -86,6 +87,38 @@ def test_the_autoload_library_is_enough(plugin: BuiltPlugin, environment: dict[s
     assert len(built["plugins"]) == 1, built["errors"]
     assert built["engine"] > 0
     assert built["stderr"] == ""
+
+
+def test_polygraphy_builds_with_it(plugin: BuiltPlugin, environment: dict[str, str], tmp_path: Path) -> None:
+    """The command line that README names, from installed wheels: it loads the plugin before it imports TensorRT."""
+    if find_spec("polygraphy") is None:
+        pytest.skip("polygraphy is in the extra trt-dev")
+    site = tmp_path / "site"
+    place = site / "edgemamba/runtime"
+    place.mkdir(parents=True)
+    for file in (plugin.plugin, plugin.autoload):
+        shutil.copy(file, place)
+    spec = find_spec("tensorrt_rtx_libs")
+    assert spec is not None
+    (site / "tensorrt_rtx_libs").symlink_to(next(iter(spec.submodule_search_locations or [])))
+    onnx.save(one_scan(TensorProto.FLOAT16), tmp_path / "model.onnx")
+    shapes = {"u": (1, 24), "delta": (2, 24), "B": (2, 16), "C": (2, 16)}
+    profile = [f"{name}:[2,9,{rows},{width}]" for name, (rows, width) in shapes.items()] + ["order:[2,9]"]
+    limits = [part for bound in ("min", "opt", "max") for part in (f"--trt-{bound}-shapes", *profile)]
+    tool = "import sys; from polygraphy.tools import main; sys.exit(main())"
+    command = [sys.executable, "-c", tool, "convert", str(tmp_path / "model.onnx"), *limits]
+    command += ["--plugins", str(place / plugin.autoload.name), "-o", str(tmp_path / "model.engine")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment | {"POLYGRAPHY_USE_TENSORRT_RTX": "1"},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "is not registered" not in done.stderr
+    assert b"workspace_bytes" in (tmp_path / "model.engine").read_bytes()
 
 
 def test_without_the_plugin_the_function_is_built(environment: dict[str, str], tmp_path: Path) -> None:
