@@ -29,8 +29,9 @@ struct ScanArgs {
   float* states;            // (B, G, chunks, N, D): a chunk's last, then its first state; null where there is one chunk
   float* dt_sums;           // (B, G, chunks, D): sum of dt over a chunk; null with `states`
   Index batch, positions, steps;
-  // 32 bits for what multiplies a position in the step loop: one instruction. Gu D, G D and G N are below 2^31.
   int directions, u_directions, channels, states_per_channel;
+  // From a position (`partial`: a step) to the next, in bytes below 2^31: an address is one multiply-add.
+  int u_row, delta_row, projection_row, y_row, partial_row;
   int chunks, chunk_steps;  // chunk_steps is a multiple of 8 where there are chunks
   int tiles;                // blocks for all channels
   int softplus;

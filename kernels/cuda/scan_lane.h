@@ -18,6 +18,22 @@ struct DtU {
   float dt, u;
 };
 
+template <typename Element>
+struct Bytes {
+  typedef char type;
+};
+template <typename Element>
+struct Bytes<const Element> {
+  typedef const char type;
+};
+
+// Element `index` rows further: one multiply-add on the address. `row` is the row's length in bytes, below 2^31.
+template <typename Element>
+EM_HD Element* rows_on(Element* base, int index, int row) {
+  typedef typename Bytes<Element>::type Byte;
+  return reinterpret_cast<Element*>(reinterpret_cast<Byte*>(base) + static_cast<Index>(index) * row);
+}
+
 // kLocal: from state 0, without outputs, for the chunk's last state and sum of dt (the chunked form's first pass).
 template <typename T, int kN, bool kLocal>
 struct Lane {
@@ -26,7 +42,8 @@ struct Lane {
   enum : int {
     kTile = kN <= 16 ? 8 : kN <= 32 ? 4 : 2,
     kRows = kLocal ? 1 : 2,                             // B, or B and C
-    kProjections = kTile * kRows * kN,                  // of a tile
+    kColumns = kRows * kN,                              // of one step: B's states, then C's
+    kProjections = kTile * kColumns,                    // of a tile
     kOwn = (kProjections + kWarp - 1) / kWarp,          // at most, for one thread to load
     kRing = 4
   };
@@ -119,40 +136,53 @@ struct Lane {
   // Loads of tile k, whose positions have been staged.
   EM_HD void fetch(const ScanArgs& s, int k, const Shared& shared) {
     const int* positions = shared.positions[k % kRing];
-    const int u_stride = s.u_directions * s.channels, stride = s.directions * s.channels;
     EM_UNROLL
     for (int t = 0; t < kTile; ++t) {
       const int p = positions[t] < 0 ? 0 : positions[t];  // unused, but there: a load without a branch
-      next_u[t] = u[static_cast<Index>(p) * u_stride];
-      next_delta[t] = delta[static_cast<Index>(p) * stride];
+      next_u[t] = *rows_on(u, p, s.u_row);
+      next_delta[t] = *rows_on(delta, p, s.delta_row);
     }
-    const int row_stride = s.directions * s.states_per_channel;
     EM_UNROLL
     for (int i = 0; i < kOwn; ++i) {
-      const int at = i * threads + thread;
-      const int n = at % kN, row = at / kN % kRows, t = at / (kN * kRows);
-      next_projections[i] = 0;
-      if (at >= kProjections) continue;
-      const int p = positions[t];
-      if (p < 0 || n >= s.states_per_channel) continue;
-      next_projections[i] = (row == 0 ? B : C)[static_cast<Index>(p) * row_stride + n];
+      if (i * threads >= kProjections) continue;  // for the whole block
+      const int n = own_column(i) % kN, t = own_step(i);
+      const Bits* column = (own_column(i) < kN ? B : C) + (n < s.states_per_channel ? n : s.states_per_channel - 1);
+      const int p = positions[t < kTile ? t : kTile - 1];
+      next_projections[i] = *rows_on(column, p < 0 ? 0 : p, s.projection_row);
     }
+  }
+
+  // Which element of a tile's projections is this thread's i-th? Consecutive threads take consecutive ones. Up to a warp's
+  // width the column is the same for all i, because blocks are whole warps.
+  EM_HD int own_column(int i) const {
+    return kColumns <= kWarp ? thread % kColumns : (i * threads + thread) % kColumns;
+  }
+  EM_HD int own_step(int i) const {
+    return kColumns <= kWarp ? i * (threads / kColumns) + thread / kColumns : (i * threads + thread) / kColumns;
   }
 
   // What was loaded, converted, to where `compute` looks for it. No step: dt = 0 and u = 0, which keeps the state.
   EM_HD void stage(const ScanArgs& s, int k, Shared& shared) {
     const int* positions = shared.positions[k % kRing];
+    float dt[kTile];
+    EM_UNROLL
+    for (int t = 0; t < kTile; ++t) dt[t] = to_float(T(), next_delta[t]) + bias;
+    if (s.softplus) {  // around the loop: the chains of operations of all its steps overlap
+      EM_UNROLL
+      for (int t = 0; t < kTile; ++t) dt[t] = softplus(dt[t]);
+    }
     EM_UNROLL
     for (int t = 0; t < kTile; ++t) {
-      const float x = to_float(T(), next_delta[t]) + bias;
-      const float dt = s.softplus ? softplus(x) : x;
       const bool is_step = positions[t] >= 0;
-      shared.inputs[t][thread] = DtU{is_step ? dt : 0.0f, is_step ? to_float(T(), next_u[t]) : 0.0f};
+      shared.inputs[t][thread] = DtU{is_step ? dt[t] : 0.0f, is_step ? to_float(T(), next_u[t]) : 0.0f};
     }
     EM_UNROLL
     for (int i = 0; i < kOwn; ++i) {
-      const int at = i * threads + thread;
-      if (at < kProjections) shared.projections[k & 1][at] = to_float(T(), next_projections[i]);
+      if (i * threads >= kProjections) continue;
+      const int t = own_step(i);
+      if (t >= kTile) continue;
+      const bool is_value = own_column(i) % kN < s.states_per_channel && positions[t] >= 0;
+      shared.projections[k & 1][i * threads + thread] = is_value ? to_float(T(), next_projections[i]) : 0.0f;
     }
   }
 
@@ -171,9 +201,9 @@ struct Lane {
 
   EM_HD void write(const ScanArgs& s, int at, int p, float value) const {
     if (partial != nullptr) {
-      partial[static_cast<Index>(at) * s.channels] = value;
+      *rows_on(partial, at, s.partial_row) = value;
     } else if (p >= 0) {
-      to_bits(T(), value, y + static_cast<Index>(p) * s.channels);
+      to_bits(T(), value, rows_on(y, p, s.y_row));
     }
   }
 

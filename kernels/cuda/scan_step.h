@@ -18,10 +18,10 @@
 #define EM_LOOP
 #endif
 
-// Of every 16 states of a channel, this many take 2^x from a polynomial on the FMA pipe, the rest from the special-function
-// unit. The argument for the default, in issue slots, is in NOTES.md.
+// Of every 16 states of a kernel for N, this many take 2^x from a polynomial on the FMA pipe, the rest from the
+// special-function unit. The argument for the default, in issue slots, is in NOTES.md.
 #ifndef EM_POLY_IN_16
-#define EM_POLY_IN_16 1
+#define EM_POLY_IN_16(N) ((N) >= 64 ? 1 : 0)
 #endif
 
 namespace edgemamba {
@@ -141,12 +141,16 @@ EM_HD float exp2_polynomial(float x) {
   return as_float(as_bits(p) + (as_bits(rounded) << 23));
 }
 
-// Does state n take the polynomial? They are spread out, so that the two pipes work side by side.
+// Does state n of kN take the polynomial? They are spread out, so that the two pipes work side by side.
+template <int kN>
 EM_HD constexpr bool takes_polynomial(int n) {
-  return (n + 1) * EM_POLY_IN_16 / 16 > n * EM_POLY_IN_16 / 16;
+  return (n + 1) * EM_POLY_IN_16(kN) / 16 > n * EM_POLY_IN_16(kN) / 16;
 }
 
-EM_HD float exp2_of_state(int n, float x) { return takes_polynomial(n) ? exp2_polynomial(x) : exp2_unit(x); }
+template <int kN>
+EM_HD float exp2_of_state(int n, float x) {
+  return takes_polynomial<kN>(n) ? exp2_polynomial(x) : exp2_unit(x);
+}
 
 // log(1 + e^x) to a few ulp, x itself from where e^-x no longer counts beside it, NaN for NaN.
 EM_HD float softplus(float x) {
@@ -175,7 +179,7 @@ EM_HD float step(float dt, float u, float skip, const float* a, const float* B, 
   float y = skip * u;
   EM_UNROLL
   for (int n = 0; n < kN; ++n) {
-    h[n] = fma_of(exp2_of_state(n, dt * a[n]), h[n], dt_u * B[n]);
+    h[n] = fma_of(exp2_of_state<kN>(n, dt * a[n]), h[n], dt_u * B[n]);
     if (kOutput) y = fma_of(C[n], h[n], y);
   }
   return y;

@@ -67,6 +67,7 @@ int64_t longer(int64_t steps) { return (steps & (steps - 1)) == 0 ? steps + step
 
 bool cuda_supports(const CudaShape& s, const char** why) {
   constexpr int64_t kInt = std::numeric_limits<int32_t>::max();
+  constexpr int64_t kRow = kInt / 4;  // elements of a row whose bytes an int counts
   *why = nullptr;
   if (s.dtype != EM_F32 && s.dtype != EM_F16 && s.dtype != EM_BF16) {
     *why = "u: the CUDA scan takes float32, float16 or bfloat16";
@@ -75,8 +76,8 @@ bool cuda_supports(const CudaShape& s, const char** why) {
     *why = "selective scan: there is no such shape";
   } else if (s.states > EM_CUDA_MAX_STATES) {
     *why = "A: the CUDA scan takes at most 64 states (N)";
-  } else if (s.directions > kInt / s.channels || s.directions > kInt / s.states) {
-    *why = "delta: directions x channels (G x D) and directions x states (G x N) must be below 2^31 on CUDA";
+  } else if (s.directions > kRow / s.channels || s.directions > kRow / s.states) {
+    *why = "delta: directions x channels (G x D) and directions x states (G x N) must be below 2^29 on CUDA";
   } else {
     // The largest thing counted: a chunk has at least kGrain steps, so its states are at most 64 / 8 of the positions'.
     int64_t elements = 0;
@@ -147,6 +148,12 @@ cuda::ScanArgs cuda_args(const Problem& p, const CudaPlan& plan, void* y, void* 
   args.u_directions = static_cast<int>(p.u_directions);
   args.channels = static_cast<int>(p.channels);
   args.states_per_channel = static_cast<int>(p.states);
+  const int size = p.dtype == EM_F32 ? 4 : 2;
+  args.u_row = args.u_directions * args.channels * size;
+  args.delta_row = args.directions * args.channels * size;
+  args.projection_row = args.directions * args.states_per_channel * size;
+  args.y_row = args.channels * size;
+  args.partial_row = args.channels * 4;
   args.chunks = static_cast<int>(plan.chunks);
   args.chunk_steps = static_cast<int>(plan.chunk_steps);
   args.tiles = static_cast<int>(plan.tiles);

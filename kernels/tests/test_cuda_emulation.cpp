@@ -109,16 +109,16 @@ void bad_positions() {
   }
 }
 
-// A NaN, or an overflow, stays in its channel. Of 16 states the last takes the polynomial.
+// A NaN, or an overflow, stays in its channel. Of 64 states the last takes the polynomial.
 void overflow_and_nan() {
-  const Extents e{1, 40, 1, 1, 37, 16, 40};
+  const Extents e{1, 40, 1, 1, 37, 64, 40};
   for (int32_t algorithm : {EM_CUDA_SEQUENTIAL, EM_CUDA_CHUNKED}) {
     Case c(e, EM_F32, 1, 0, 0, 1, false);
     std::vector<double> delta(static_cast<size_t>(e.P * e.D), 0.1), A(static_cast<size_t>(e.D * e.N), -1.0);
     delta[2 * 37 + 5] = std::numeric_limits<double>::quiet_NaN();
     for (int64_t s = 0; s < e.P; ++s) delta[static_cast<size_t>(s * 37 + 20)] = -500;  // exp(500) overflows
-    A[11 * 16 + 0] = A[12 * 16 + 15] = std::nan("");
-    for (int64_t n = 0; n < e.N; ++n) A[static_cast<size_t>(13 * 16 + n)] = -std::numeric_limits<double>::infinity();
+    A[11 * 64 + 0] = A[12 * 64 + 63] = std::nan("");
+    for (int64_t n = 0; n < e.N; ++n) A[static_cast<size_t>(13 * 64 + n)] = -std::numeric_limits<double>::infinity();
     c.delta = Tensor(EM_F32, {1, e.P, 1, e.D}, delta);
     c.A = Tensor(EM_F32, {1, e.D, e.N}, A);
     for (int32_t s = 0; s < e.P; ++s) c.order[static_cast<size_t>(s)] = s;

@@ -45,8 +45,8 @@ def check_usages(found: list[Usage], kernels: int) -> None:
     assert len(found) == kernels
     for usage in found:
         states = int(usage.kernel.rsplit("_", 1)[1]) if usage.kernel.startswith(("scan_", "local_")) else 0
-        # Four blocks of 128 threads fit a multiprocessor's 65536 registers; a few bytes may spill at 64 states.
-        assert usage.registers <= (128 if states <= 16 else 255), usage
+        # Three blocks of 128 threads fit a multiprocessor's 65536 registers; a few bytes may spill at 64 states.
+        assert usage.registers <= (168 if states <= 16 else 255), usage
         assert usage.spilled_bytes <= (0 if states < 64 else 64), usage
 
 
@@ -109,8 +109,8 @@ def test_cuda_12_6_compiles_for_orin(nvrtc: Any) -> None:
 
 
 def test_other_split_between_the_pipes_compiles(nvrtc: Any) -> None:
-    all_special = nvrtc.compile("compute_75", "EM_POLY_IN_16=0").decode()
-    half = nvrtc.compile("compute_75", "EM_POLY_IN_16=8").decode()
+    all_special = nvrtc.compile("compute_75", "EM_POLY_IN_16(N)=0").decode()
+    half = nvrtc.compile("compute_75", "EM_POLY_IN_16(N)=8").decode()
 
     def special(ptx: str) -> int:
         kernel = ptx[ptx.index(".entry scan_f32_16(") : ptx.index(".entry local_f32_16(")]
