@@ -10,7 +10,7 @@ For each shape, in alternation, least time over the repetitions:
   first, everything discretised before the loop, G groups of channels): the peer of the bars. PyTorch is held to AVX2
   like the kernel that the bars are for (ATEN_CPU_CAPABILITY). Its time hangs on whether malloc hands the loop's tensors,
   megabytes large, memory that it has or maps fresh pages for every call, which is settled by chance when a process starts:
-  so it is timed in fifteen fresh processes over the run, and the middle one of their least times counts. Listed beside
+  so it is timed in fifteen fresh processes over the run, and the mean of their least times counts. Listed beside
   it: the loop with a malloc that keeps all memory (MALLOC_*_THRESHOLD_), the best it can get, and our own readable
   reference;
 - the portable ONNX function in stock ONNX Runtime, on one thread.
@@ -34,7 +34,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 
 import numpy as np
 from rich.console import Console
@@ -74,7 +74,7 @@ LEAST_SCALING = 1.8
 
 @dataclass
 class Row:
-    """Least milliseconds of each contender on one shape; of the loop, the middle of its processes' least."""
+    """Least milliseconds of each contender on one shape; of the loop, the mean of its processes' least."""
 
     shape: Shape
     ms: dict[str, float] = field(default_factory=dict)
@@ -265,7 +265,7 @@ def measure(shape: Shape, seconds: float, isas: list[str], programs: Programs) -
         keep(LOOP_KEPT, loop_milliseconds(shape, LOOP, each, **MALLOC_KEEPS))
         for _ in range(LOOPS_A_ROUND):
             row.loop_processes_ms.append(loop_milliseconds(shape, LOOP, each / LOOPS_A_ROUND))
-    row.ms[LOOP] = median(row.loop_processes_ms)
+    row.ms[LOOP] = fmean(row.loop_processes_ms)
     return row
 
 
@@ -306,6 +306,8 @@ def main() -> int:
             f"bound: {MULTIPLIES:g} multiplications a state at {row.fma_per_second:.2e}/s", f"{row.bound:.3f}"
         )
         console.print(table)
+        kept = row.ms[LOOP_KEPT] / row.kernel
+        print(f"  over the PyTorch loop where malloc keeps memory: {kept:.2f} (no bar)")
         loops = ", ".join(f"{value:.2f}" for value in sorted(row.loop_processes_ms))
         print(f"  the loop in {len(row.loop_processes_ms)} processes: {loops} ms")
         for name, value in row.ratios().items():
