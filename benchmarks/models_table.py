@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from backbones_cpu import reference_scans
+from backbones_cpu import scans
 from rich.console import Console
 from rich.progress import track
 from scan_cpu import least
@@ -176,7 +176,7 @@ def measure_latency(name: str) -> dict[str, Any]:
     model = make(name)
     size = model.preprocessing.size  # type: ignore[union-attr]
     x = torch.randn(1, 3, *size)
-    with torch.inference_mode(), reference_scans():
+    with torch.inference_mode(), scans("reference"):
         plain = least(lambda: model(x), SECONDS)
     row: dict[str, Any] = {"model": name, "pytorch_reference_ms": plain}
     with tempfile.TemporaryDirectory() as folder:
