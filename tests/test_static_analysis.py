@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,16 @@ def test_mypy_sees_every_portion_from_a_checkout(tmp_path: Path) -> None:
     found = [line for line in done.stdout.splitlines() if "planted.py" in line and "error" in line]
     lines = sorted({int(line.split(":")[1]) for line in found})
     assert lines[-3:] == [7, 8, 9], done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_pyright_sees_every_portion_from_a_checkout(tmp_path: Path) -> None:
+    pytest.importorskip("pyright", reason="pyright is in the dev extra")
+    snippet = tmp_path / "planted.py"
+    snippet.write_text(PLANTED)
+    # From the checkout, whose pyproject.toml it reads; a file on the command line replaces the configured folders.
+    command = [sys.executable, "-m", "pyright", "--outputjson", str(snippet)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    lines = {each["range"]["start"]["line"] + 1 for each in found if each["severity"] == "error"}
+    assert lines == {6, 7, 8, 9}, done.stdout
