@@ -112,11 +112,12 @@ def test_flags_of_upstream_become_ours() -> None:
     assert (defaults.mlp_ratio, defaults.downsample, defaults.out_indices) == (4.0, "conv2", ())
     flags = {"dims": 24, "depths": [1, 2, 1], "mlp_ratio": 0.0, "downsample_version": "v3", "ssm_ratio": 1.0}
     inert = {"d_state": 1, "dt_rank": 5, "attn_drop_rate": 0.5, "window_size": 3, "use_checkpoint": True}
+    inert |= {"shared_ssm": True, "softmax_version": True}
     config = config_from_upstream(flags | inert | {"cls": "EfficientVSSM"})
     assert (config.dims, config.d_state, config.expand) == ((24, 48, 96), 16, 1.0)
     assert (config.mlp_ratio, config.downsample) == (0.0, "conv3")
-    dense = config_from_upstream({"cls": "Backbone_EfficientVSSM", "pretrained": None})
-    assert dense.out_indices == (0, 1, 2, 3)
+    for cls in ("Backbone_EfficientVSSM", "MM_EfficientVSSM"):
+        assert config_from_upstream({"cls": cls, "pretrained": None}).out_indices == (0, 1, 2, 3)
     assert config_from_upstream({"cls": "Backbone_EfficientVSSM", "out_indices": [1, 2]}).out_indices == (1, 2)
 
 
@@ -127,7 +128,6 @@ def test_flags_of_upstream_become_ours() -> None:
         {"downsample_version": "none"},
         {"patch_norm": False},
         {"norm_layer": "bn"},
-        {"softmax_version": True},
         {"cls": "VSSM"},
         {"ssm_ratio": 3.0},
         {"telepathy": True},

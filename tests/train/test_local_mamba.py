@@ -327,10 +327,11 @@ def test_options_that_make_no_model_are_refused(name: str, options: dict[str, An
     [
         ({}, "cls is None"),
         ({"cls": "VSSM"}, "cls is 'VSSM'; one of local_vim.VisionMamba, local_vmamba.VSSM"),
-        ({"cls": "local_vim.VisionMamba", "bimamba_type": "v1"}, "bimamba_type='v1'"),
+        ({"cls": "local_vim.VisionMamba", "pt_hw_seq_len": 16}, "pt_hw_seq_len=16"),
         ({"cls": "local_vim.VisionMamba", "if_cls_token": True}, "with use_middle_cls_token only"),
         ({"cls": "local_vim.VisionMamba", "if_telepathic": True}, "not supported: if_telepathic"),
-        ({"cls": "local_vmamba.VSSM", "mlp_ratio": 4.0}, "mlp_ratio=4.0"),
+        ({"cls": "local_vmamba.VSSM", "ssm_act_layer": "gelu"}, "ssm_act_layer='gelu'"),
+        ({"cls": "local_vmamba.VSSM", "norm_layer": "bn"}, "norm_layer='bn'"),
     ],
 )
 def test_upstream_flags_that_are_not_supported_are_refused(config: dict[str, Any], text: str) -> None:
@@ -340,11 +341,13 @@ def test_upstream_flags_that_are_not_supported_are_refused(config: dict[str, Any
 
 def test_upstream_flags_of_a_supernet() -> None:
     vim = {"cls": "local_vim.VisionMamba", "embed_dim": 16, "depth": 2, "rms_norm": True, "if_abs_pos_embed": True}
+    vim |= {"bimamba_type": "none"}
     for directions in ({}, {"directions": None}, {"directions": [None, None]}):
         config = model_from_upstream_config("local_mamba", vim | directions).config
         assert isinstance(config, LocalVimConfig)
         assert (config.directions, config.rope, config.pool, config.norm) == (None, False, "last", "rms")
     vmamba = {"cls": "local_vmamba.VSSM", "dims": 8, "depths": [1, 1], "d_state": 5, "ssm_d_state": 4}
+    vmamba |= {"mlp_ratio": 4.0, "norm_layer": "LN"}  # it takes the first, and has no MLPs
     config = model_from_upstream_config("local_mamba", vmamba).config
     assert isinstance(config, LocalVMambaConfig)
     assert (config.dims, config.directions, config.d_state) == ((8, 16), None, 4)

@@ -16,6 +16,7 @@ from edgemamba.train import create_model, load_checkpoint
 from edgemamba.train.models.plain_mamba import PlainMamba, PlainMambaConfig, config_from_upstream
 from edgemamba.train.models.plain_mamba_mixer import DOWN, LEFT, RIGHT, START, UP, PlainMambaMixer, moves, walks
 from edgemamba.train.reference_scan import selective_scan_reference
+from edgemamba.train.registry import model_entry
 from edgemamba.train.scan_orders import scan_order
 
 SMALL: dict[str, Any] = {"img_size": 64, "embed_dim": 16, "depth": 3, "num_classes": 5, "drop_path_rate": 0.0}
@@ -190,9 +191,11 @@ def test_orders_that_make_no_model_are_refused() -> None:
 
 def test_named_architectures_are_the_registered_ones() -> None:
     for arch in ("L1", "L2", "L3"):
-        registered = create_model(f"PlainMamba-{arch}", img_size=32, depth=1, dwconv_layers=()).config
+        registered = model_entry(f"PlainMamba-{arch}").config
         config = {"type": "PlainMamba", "arch": arch, "drop_path_rate": registered.drop_path_rate}
-        config |= {"img_size": 32, "num_layers": 1, "layers_with_dwconv": []}
+        # What upstream takes beside a name, and does not read; or what says the same as is said by silence.
+        config |= {"num_layers": 1, "layers_with_dwconv": [], "layer_cfgs": {"mamba_cfg": {"bias": False}}}
+        config |= {"with_pos_embed": True, "out_indices": -1, "norm_cfg": {"type": "LN", "eps": 1e-6}, "test_cfg": {}}
         assert config_from_upstream({"backbone": config, "head": {"in_channels": registered.embed_dim}}) == registered
 
 
@@ -201,8 +204,19 @@ def test_upstream_flags_change_the_configuration() -> None:
     backbone = {"embed_dims": 16, "num_layers": 2, "layer_cfgs": {"use_rms_norm": False, "mamba_cfg": mixer}}
     config = config_from_upstream({"backbone": backbone, "head": {"num_classes": 3}})
     assert config == PlainMambaConfig(
-        embed_dim=16, depth=2, d_state=8, expand=3, d_conv=3, conv_bias=False, bias=False, num_classes=3
+        embed_dim=16,
+        depth=2,
+        dwconv_layers=(),
+        d_state=8,
+        expand=3,
+        d_conv=3,
+        conv_bias=False,
+        bias=False,
+        num_classes=3,
+        drop_path_rate=0.0,
     )
+    left_out = config_from_upstream({"backbone": {}})
+    assert (left_out.depth, left_out.bias, left_out.conv_bias, left_out.dwconv_layers) == (20, False, True, ())
     keys = PlainMamba(config).state_dict().keys()
     assert not any(key.endswith(("in_proj.bias", "out_proj.bias", "conv2d.bias")) for key in keys)
 
@@ -214,6 +228,8 @@ def test_upstream_flags_change_the_configuration() -> None:
         ({"backbone": {"type": "SwinTransformer"}}, "backbone.type='SwinTransformer'"),
         ({"backbone": {"arch": "L4"}}, "arch='L4'"),
         ({"backbone": {"telepathic": 1}}, "not supported: telepathic"),
+        ({"backbone": {"final_norm": False}}, "backbone.final_norm=False"),
+        ({"backbone": {"layer_cfgs": {"mamba_cfg": {"init_layer_scale": 0.1}}}}, "init_layer_scale=0.1"),
         ({"backbone": {"layer_cfgs": {"mamba_cfg": {"headdim": 64}}}}, "not supported: headdim"),
         ({"neck": {"type": "GlobalAveragePooling"}}, "neck.type='GlobalAveragePooling'"),
         ({"head": {"in_channels": 384}}, "head.in_channels=384"),

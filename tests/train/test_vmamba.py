@@ -126,13 +126,21 @@ def test_flags_that_are_not_supported_are_named(flags: dict[str, Any]) -> None:
 
 
 def test_flags_of_upstream_become_ours() -> None:
-    flags = {"forward_type": "v05", "dims": 24, "depths": [1, 2, 1], "ssm_dt_rank": 5, "mlp_ratio": -1.0}
+    flags = {
+        "forward_type": "v05",
+        "dims": 24,
+        "depths": [1, 2, 1],
+        "ssm_dt_rank": 5,
+        "mlp_ratio": -1.0,
+        "ssm_init": "v2",
+    }
     config = config_from_upstream(flags | {"cls": "Backbone_VSSM", "out_indices": [1, 2], "pretrained": None})
     assert config.dims == (24, 48, 96)
     assert (config.dt_rank, config.mlp_ratio, config.out_indices) == (5, 0.0, (1, 2))
     assert (config.stem, config.downsample, config.d_state, config.conv_bias) == ("patch", "conv2", 16, True)
-    dense = config_from_upstream({"forward_type": "v05", "cls": "Backbone_VSSM"})
-    assert (dense.out_indices, dense.depths) == ((0, 1, 2, 3), (2, 2, 9, 2))
+    for cls in ("Backbone_VSSM", "MM_VSSM"):
+        dense = config_from_upstream({"forward_type": "v05", "cls": cls})
+        assert (dense.out_indices, dense.depths) == ((0, 1, 2, 3), (2, 2, 9, 2))
 
 
 @pytest.mark.parametrize(

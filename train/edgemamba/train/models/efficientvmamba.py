@@ -198,20 +198,29 @@ _UPSTREAM_DEFAULTS: dict[str, Any] = {
     "downsample_version": "v2",
 }
 _DOWNSAMPLES: dict[str, Downsample] = {"v1": "merge", "v2": "conv2", "v3": "conv3"}
-_DENSE = "Backbone_EfficientVSSM"
+# The second is its registration with detectors and segmenters.
+_DENSE = ("Backbone_EfficientVSSM", "MM_EfficientVSSM")
 # Flags of which this package has one value only. Of an atrous scan with steps of more than two, four directions do not cover
 # the map.
 _UPSTREAM_FIXED: dict[str, tuple[Any, ...]] = {
-    "cls": (None, "EfficientVSSM", _DENSE),
+    "cls": (None, "EfficientVSSM", *_DENSE),
     "downsample_version": tuple(_DOWNSAMPLES),
     "norm_layer": ("ln", "LN", "LayerNorm", "nn.LayerNorm"),
     "patch_norm": (True,),
-    "softmax_version": (False,),
     "step_size": (2,),
 }
 # What upstream's constructor takes and does not use (its models have 16 states and the automatic rank, whatever these say), and
 # of memory, and of where a dense backbone's weights come from.
-_UPSTREAM_INERT = ("attn_drop_rate", "d_state", "dt_rank", "pretrained", "use_checkpoint", "window_size")
+_UPSTREAM_INERT = (
+    "attn_drop_rate",
+    "d_state",
+    "dt_rank",
+    "pretrained",
+    "shared_ssm",
+    "softmax_version",
+    "use_checkpoint",
+    "window_size",
+)
 
 
 def config_from_upstream(config: Mapping[str, Any]) -> EfficientVMambaConfig:
@@ -228,9 +237,9 @@ def config_from_upstream(config: Mapping[str, Any]) -> EfficientVMambaConfig:
         raise ModelError(f"efficientvmamba: upstream's ssm_ratio={options['expand']!r} is not supported: at most 2")
     if isinstance(options["dims"], int):
         options["dims"] = [options["dims"] * 2**i for i in range(len(options["depths"]))]
-    dense = config.get("cls") == _DENSE
+    dense = config.get("cls") in _DENSE
     if not dense and options.get("out_indices"):
-        raise ModelError(f"efficientvmamba: upstream's out_indices is a flag of {_DENSE} alone")
+        raise ModelError(f"efficientvmamba: upstream's out_indices is a flag of {_DENSE[0]} alone")
     return EfficientVMambaConfig(**({"out_indices": (0, 1, 2, 3)} if dense else {}) | options)
 
 

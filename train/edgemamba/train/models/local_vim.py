@@ -265,14 +265,14 @@ _UPSTREAM_NAMES = {
 _UPSTREAM_DEFAULTS = {"depth": 24, "if_abs_pos_embed": False, "if_rope": False, "if_rope_residual": False}
 # Flags of which this package has one value only.
 _UPSTREAM_FIXED: dict[str, tuple[Any, ...]] = {
-    "bimamba_type": ("v2",),
     "pt_hw_seq_len": (14,),
     "ssm_cfg": (None, {}),
     "use_double_cls_token": (False,),
 }
 _UPSTREAM_READ = ("directions", "rms_norm", "final_pool_type", "if_cls_token", "use_middle_cls_token")
-# Without effect on the result: kernels' choices, and what upstream swallows.
+# Without effect on the result: kernels' choices, and what upstream takes and never reads.
 _UPSTREAM_INERT = (
+    "bimamba_type",
     "cls",
     "device",
     "dtype",

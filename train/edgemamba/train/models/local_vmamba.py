@@ -219,16 +219,17 @@ _UPSTREAM_NAMES = {
 }
 # Flags of which this package has one value only.
 _UPSTREAM_FIXED: dict[str, tuple[Any, ...]] = {
-    "mlp_ratio": (0, 0.0),
+    "norm_layer": ("ln", "LN"),
     "patch_norm": (True,),
+    "ssm_act_layer": ("silu",),
     "ssm_conv": (3,),
     "ssm_conv_bias": (True,),
     "ssm_drop_rate": (0, 0.0),
     "ssm_dt_rank": ("auto",),
     "ssm_ratio": (2, 2.0),
 }
-# Of memory, and one that upstream swallows: its states are set by ssm_d_state.
-_UPSTREAM_INERT = ("cls", "use_checkpoint", "d_state")
+# Of memory, of the weights' start, and what upstream swallows: its states are set by ssm_d_state, and it has no MLPs.
+_UPSTREAM_INERT = ("cls", "d_state", "mlp_act_layer", "mlp_drop_rate", "mlp_ratio", "ssm_simple_init", "use_checkpoint")
 
 
 def config_from_upstream(config: Mapping[str, Any]) -> LocalVMambaConfig:

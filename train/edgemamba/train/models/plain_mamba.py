@@ -258,6 +258,20 @@ _MIXER_NAMES = {
 _HEAD_NAMES = {"num_classes": "num_classes"}
 # Starts that are overwritten, a grid for which upstream computes its walks beforehand, and what concerns training alone.
 _MIXER_INERT = ("dt_init", "dt_min", "dt_max", "dt_scale", "dt_init_floor", "default_hw_shape")
+# What is left out stands upstream for other values than our defaults, which are L1's.
+_BACKBONE_DEFAULTS: dict[str, Any] = {"num_layers": 20, "layers_with_dwconv": (), "drop_path_rate": 0.0}
+_MIXER_DEFAULTS: dict[str, Any] = {"bias": False}
+# Flags of which this package has one value only: those of every classifier that was published.
+_BACKBONE_FIXED: dict[str, tuple[Any, ...]] = {
+    "drop_rate": (0, 0.0),
+    "final_norm": (True,),
+    "interpolate_mode": ("bicubic",),
+    "norm_cfg": ({"type": "LN", "eps": 1e-6},),
+    "out_indices": (-1, [-1], (-1,)),
+    "with_pos_embed": (True,),
+}
+# Of training, or read by nothing.
+_BACKBONE_INERT = ("convert_syncbn", "freeze_patch_embed", "init_cfg", "test_cfg")
 _HEAD_INERT = ("type", "in_channels", "loss", "topk", "init_cfg")
 _CLASSIFIER_INERT = ("cls", "init_cfg", "train_cfg", "pretrained")
 
@@ -273,13 +287,17 @@ def config_from_upstream(config: Mapping[str, Any]) -> PlainMambaConfig:
     _require("neck.type", dict(config.get("neck", {})).get("type"), (None, "CustomAveragePooling"))
     _require("head.type", head.get("type"), (None, "LinearClsHead"))
     _require("use_rms_norm", layer.pop("use_rms_norm", False), (False,))
+    _require("mamba_cfg.init_layer_scale", mixer.pop("init_layer_scale", None), (None,))
     pick("plain_mamba", layer, {}, ())
 
     arch = backbone.pop("arch", None)
     _require("arch", arch, (None, *_ARCHITECTURES))
-    options = dict(_ARCHITECTURES.get(arch, {}))
-    options |= pick("plain_mamba", backbone, _BACKBONE_NAMES, ())
-    options |= pick("plain_mamba", mixer, _MIXER_NAMES, _MIXER_INERT)
+    for flag, values in _BACKBONE_FIXED.items():
+        _require(f"backbone.{flag}", backbone.pop(flag, values[0]), values)
+    options = pick("plain_mamba", {**_BACKBONE_DEFAULTS, **backbone}, _BACKBONE_NAMES, _BACKBONE_INERT)
+    mixer_options = pick("plain_mamba", {**_MIXER_DEFAULTS, **mixer}, _MIXER_NAMES, _MIXER_INERT)
+    # A named architecture wins over whatever else is said of what it names, its mixers among them.
+    options |= mixer_options if arch is None else {"patch_size": 16, **_ARCHITECTURES[arch]}
     options |= pick("plain_mamba", head, _HEAD_NAMES, _HEAD_INERT)
     if options.get("dt_rank") == "auto":
         options["dt_rank"] = None

@@ -239,14 +239,15 @@ _UPSTREAM_DEFAULTS: dict[str, Any] = {
     "downsample_version": "v2",
     "forward_type": "v2",
 }
+# Of a dense backbone; the second is its registration with detectors and segmenters.
+_DENSE = ("Backbone_VSSM", "MM_VSSM")
 _STEMS = {"v1": "patch", "v2": "overlap"}
 _DOWNSAMPLES = {"v1": "merge", "v2": "conv2", "v3": "conv3"}
 # Flags of which this package has one value only, or several that are the same computation.
 _UPSTREAM_FIXED: dict[str, tuple[Any, ...]] = {
-    "cls": (None, "VSSM", "Backbone_VSSM"),
+    "cls": (None, "VSSM", *_DENSE),
     "ssm_act_layer": ("silu",),
     "ssm_conv": (3,),
-    "ssm_init": ("v0",),
     "mlp_act_layer": ("gelu",),
     "gmlp": (False,),
     "patch_norm": (True,),
@@ -255,8 +256,8 @@ _UPSTREAM_FIXED: dict[str, tuple[Any, ...]] = {
     "patchembed_version": tuple(_STEMS),
     "downsample_version": tuple(_DOWNSAMPLES),
 }
-# Of memory, and of where a dense backbone's weights come from.
-_UPSTREAM_INERT = ("use_checkpoint", "pretrained")
+# Of the weights' start, of memory, and of where a dense backbone's weights come from.
+_UPSTREAM_INERT = ("ssm_init", "use_checkpoint", "pretrained")
 
 # What a forward_type begins with: implementations of the same sum over directions, except where these are walked otherwise.
 _CORES = dict.fromkeys(("v01", "v02", "v03", "v04", "v05", "v3"), "cross") | {
@@ -279,7 +280,7 @@ def config_from_upstream(config: Mapping[str, Any]) -> VMambaConfig:
         options["dt_rank"] = None
     if isinstance(options.get("dims"), int):
         options["dims"] = [options["dims"] * 2**i for i in range(len(options["depths"]))]
-    dense = config.get("cls") == "Backbone_VSSM"
+    dense = config.get("cls") in _DENSE
     if not dense and options.get("out_indices"):
         raise ModelError("vmamba: upstream's out_indices is a flag of Backbone_VSSM alone")
     return VMambaConfig(**({"out_indices": (0, 1, 2, 3)} if dense else {}) | options)
