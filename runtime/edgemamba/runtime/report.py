@@ -20,13 +20,19 @@ class StreamReport:
         source: the stream's source; its ``skipped`` counts what could not be read or processed, and says why.
         frames: results given.
         dropped: frames of a live source that were replaced by newer ones before the engine was free.
+        stalls: how often the source gave nothing for the watchdog's time.
+        strategy: what the full queue before the engine does (WAIT, DROP_OLDEST, DROP_LATEST).
         stages: durations: of ``source``, ``preprocess`` and ``sink`` for each frame, of ``engine`` for each batch.
+        latency: for each result, from the moment the source gave the frame until its result was known: waiting included.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, strategy: str = "WAIT") -> None:
         self.source = source
+        self.strategy = strategy
         self.frames = 0
         self.dropped = 0
+        self.stalls = 0
+        self.latency = LatencyHistogram()
         self.stages = {name: LatencyHistogram() for name in STAGES}
         self._started: float | None = None
         self._stopped: float | None = None
@@ -70,8 +76,11 @@ class StreamReport:
             "skipped": self.skipped,
             "skip_reasons": self.source.skipped.reasons,
             "dropped": self.dropped,
+            "stalls": self.stalls,
+            "strategy": self.strategy,
             "seconds": round(self.seconds, 4),
             "frames_per_second": round(self.fps, 3),
             "overhead_share": round(self.overhead, 4),
             "stages_ms": {name: histogram.summary().to_json() for name, histogram in self.stages.items()},
+            "latency_ms": self.latency.summary().to_json(),
         }

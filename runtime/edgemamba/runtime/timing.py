@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,6 +66,17 @@ class LatencyHistogram:
             if count and seen >= rank:
                 return min(_SHORTEST * math.exp((index + 0.5) * _GROWTH), self.max)
         return self.max
+
+    def at_most(self, bounds: Sequence[float]) -> list[int]:
+        """How many durations do not exceed each of ``bounds`` (seconds, ascending), to the histogram's 1 %."""
+        counts = list(self._counts)
+        tallies, seen, index = [], 0, 0
+        for bound in bounds:
+            while index < _CLASSES and _SHORTEST * math.exp((index + 0.5) * _GROWTH) <= bound:
+                seen += counts[index]
+                index += 1
+            tallies.append(seen)
+        return tallies
 
     def summary(self) -> LatencySummary:
         """The figures so far."""

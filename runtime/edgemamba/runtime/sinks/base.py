@@ -5,9 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar
 
 from edgemamba.runtime.results import Result
 from edgemamba.runtime.sources.base import Source
+
+if TYPE_CHECKING:
+    from edgemamba.runtime.engines.base import Engine
+    from edgemamba.runtime.report import StreamReport
 
 
 class Sink(ABC):
@@ -15,9 +20,22 @@ class Sink(ABC):
 
     What was written stays readable whenever a sink is closed; only the process being killed can cost a container that is
     finished on closing (MP4).
+
+    Attributes:
+        path: the file or folder that is written; None for sinks that write none.
+        identified: the sink needs what may identify a patient (a DICOM object names whom it belongs to). Others see results
+            through a :class:`~edgemamba.runtime.privacy.Redactor`.
+        in_callers_thread: results are written in the thread that iterates the stream: windows belong to one thread.
+        wants_more: False ends the stream after this result, as if its source had ended.
     """
 
-    path: Path
+    path: Path | None = None
+    identified: ClassVar[bool] = False
+    in_callers_thread: ClassVar[bool] = False
+    wants_more: bool = True
+
+    def attach(self, report: StreamReport, engine: Engine) -> None:  # noqa: B027 - optional: for sinks that show it
+        """Told before :meth:`open` whose results these will be: the stream's running report, and its engine."""
 
     @abstractmethod
     def open(self, source: Source) -> None:
