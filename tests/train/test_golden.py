@@ -30,6 +30,9 @@ from edgemamba.train.registry import (
 from edgemamba.train.scan_orders import scan_order
 
 NOT_FAMILIES = ("keys", "ops")
+# What a case may hold beside its state, each compared by a test below.
+POSITIONS = r"(?:.*/)?pos_embed_\w+"
+TENSORS = re.compile(rf"input|(?:logits|out/?\d)(_fp64)?|out(_fp64)/\d|feature(_fp64)?/.+|{POSITIONS}")
 # The one family of the golden folder that is still to come; any other name that is not registered is a mistake.
 LATER = ("segmamba",)
 
@@ -37,7 +40,12 @@ LATER = ("segmamba",)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder = golden_folder(metafunc.config)
     if "case" in metafunc.fixturenames:
-        cases = [path for path in sorted(folder.glob("*/*.safetensors")) if path.parent.name not in NOT_FAMILIES]
+        files = sorted(folder.glob("*/*.safetensors"))
+        if not files:
+            raise pytest.UsageError(
+                f"--golden {folder} holds no case: <family>/<case>.safetensors with a .json beside it"
+            )
+        cases = [path for path in files if path.parent.name not in NOT_FAMILIES]
         metafunc.parametrize("case", cases, ids=[f"{path.parent.name}/{path.stem}" for path in cases])
     if "keys" in metafunc.fixturenames:
         files = sorted((folder / "keys").glob("*.json"))
@@ -49,6 +57,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def read_case(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     """Sidecar, tensors, and the state among them."""
+    if not path.with_suffix(".json").is_file():
+        pytest.fail(f"{path.name} has no sidecar {path.with_suffix('.json').name} beside it", pytrace=False)
     sidecar = json.loads(path.with_suffix(".json").read_text())
     tensors = load_file(path)
     state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
@@ -88,21 +98,51 @@ def expected_outputs(tensors: dict[str, Tensor], suffix: str = "") -> dict[str, 
     return {str(match[1] or match[2]): value for match, value in named.items() if match}
 
 
-def outputs_of(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def outputs_of(model: nn.Module, x: Tensor, family: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs and intermediate features, by the names that cases have for them."""
+    features: dict[str, Tensor] = {}
+    importlib.import_module(f"golden_capture.{family}").capture(model, features)
     with torch.inference_mode():
         y = model(x)
-    return {"logits": y} if isinstance(y, Tensor) else dict(zip(map(str, model.out_indices), y, strict=True))
+    outputs = {"logits": y} if isinstance(y, Tensor) else dict(zip(map(str, model.out_indices), y, strict=True))
+    return outputs, features
+
+
+def expected_features(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Feature name -> tensor; those stored in float64 have a prefix of their own."""
+    named = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return {name: value for name, value in named.items() if not re.fullmatch(POSITIONS, name)}
+
+
+def compare(name: str, value: Tensor | None, expected: Tensor, tolerance: float) -> None:
+    """Within a tolerance relative to the largest expected value, where that is above one."""
+    if value is None:
+        pytest.fail(f"{name} is in the case, and not among what was captured: see tests/golden_capture", pytrace=False)
+    scaled = tolerance * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(value, expected, rtol=0, atol=scaled, msg=lambda text: f"{name}: {text}")
+
+
+def test_every_tensor_of_a_case_is_compared(case: Path) -> None:
+    sidecar, tensors, state = read_case(case)
+    build(case.parent.name, sidecar, state)
+    unknown = [key for key in tensors if not key.startswith("state/") and not TENSORS.fullmatch(key)]
+    assert not unknown, f"tensors that no test here compares with anything: {', '.join(unknown)}"
+    assert "input" in tensors
+    assert expected_outputs(tensors), "the case holds no output in float32"
+    assert expected_outputs(tensors, "_fp64"), "the case holds no output in float64"
 
 
 def test_float64_equals_upstream(case: Path) -> None:
     sidecar, tensors, state = read_case(case)
-    model = build(case.parent.name, sidecar, state).double()
-    outputs, expected = outputs_of(model, tensors["input"].double()), expected_outputs(tensors, "_fp64")
-    assert expected, "the case holds no output in float64"
-    for name, value in expected.items():
+    family = case.parent.name
+    model = build(family, sidecar, state).double()
+    outputs, features = outputs_of(model, tensors["input"].double(), family)
+    for name, value in expected_outputs(tensors, "_fp64").items():
         torch.testing.assert_close(
             outputs[name], value, rtol=0, atol=atol(sidecar, "fp64"), msg=lambda m, n=name: f"{n}: {m}"
         )
+    for name, value in expected_features(tensors, "feature_fp64/").items():
+        compare(name, features.get(name), value, atol(sidecar, "fp64"))
 
 
 def test_float32_equals_upstream_with_features(case: Path) -> None:
@@ -110,23 +150,16 @@ def test_float32_equals_upstream_with_features(case: Path) -> None:
     family = case.parent.name
     model = build(family, sidecar, state)
     tolerance = atol(sidecar, "fp32")
-    features: dict[str, Tensor] = {}
-    importlib.import_module(f"golden_capture.{family}").capture(model, features)
-    outputs, expected = outputs_of(model, tensors["input"]), expected_outputs(tensors)
+    outputs, features = outputs_of(model, tensors["input"], family)
+    expected = expected_outputs(tensors)
     assert set(outputs) == set(expected)
     for name, value in expected.items():
-        scale = 1.0 if name == "logits" else max(1.0, float(value.abs().max()))
-        torch.testing.assert_close(
-            outputs[name], value, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    for key, value in tensors.items():
-        if key.startswith("feature/") and "pos_embed" not in key:
-            name = key.removeprefix("feature/")
-            assert name in features, f"{name} is not captured for {family}"
-            scale = max(1.0, float(value.abs().max()))
-            torch.testing.assert_close(
-                features[name], value, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
-            )
+        if name == "logits":  # whose tolerance is absolute
+            torch.testing.assert_close(outputs[name], value, rtol=0, atol=tolerance)
+        else:
+            compare(name, outputs[name], value, tolerance)
+    for name, value in expected_features(tensors, "feature/").items():
+        compare(name, features.get(name), value, tolerance)
 
 
 def test_fine_tuning_resizes_positions_as_upstream(case: Path) -> None:
