@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgemamba.runtime.errors import CheckpointError
 from edgemamba.train import LoadReport, create_model, load_checkpoint
-from edgemamba.train.checkpoint import METADATA_KEY, count_classes, read_training_checkpoint, training_metadata
+from edgemamba.train.checkpoint import count_classes
 from edgemamba.train.models.backbone import Backbone
 from edgemamba.train.models.position import upstream_resize_pos_embed
 
@@ -233,6 +233,16 @@ def test_tensors_of_integers_are_no_weights(tmp_path: Path) -> None:
 # ---- what is adapted
 
 
+@pytest.mark.parametrize("hollow", [Tensor.to_sparse, lambda value: value.to("meta")])
+def test_tensors_without_values_leave_the_model_as_it_was(hollow: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    source, target = vim(), vim()
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    torch.save(source.state_dict() | {"head.weight": hollow(source.head.weight.detach())}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"1 sparse tensors or tensors without values \(head\.weight\)"):
+        load_checkpoint(target, tmp_path / "w.pth")
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
 def test_another_number_of_classes_leaves_the_classifier(tmp_path: Path) -> None:
     source, target = vim(num_classes=9), vim(num_classes=5)
     untouched = target.head.weight.clone()
@@ -341,47 +351,3 @@ def test_another_family_is_named(tmp_path: Path) -> None:
     torch.save(medmamba().state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"does not fit vim_tiny, it looks like a MedMamba checkpoint"):
         load_checkpoint(vim(), tmp_path / "w.pth")
-
-
-# ---- our own training checkpoints
-
-
-def write_training_checkpoint(path: Path, **changes: Any) -> Backbone:
-    model = vim(drop_path_rate=0.0)
-    metadata = training_metadata(model, ["a", "b", "c", "d", "e"]) | changes
-    torch.save({METADATA_KEY: metadata, "state_dict": prefixed("model.", model.state_dict()), "epoch": 1}, path)
-    return model.eval()
-
-
-def test_a_training_checkpoint_says_everything(tmp_path: Path) -> None:
-    source = write_training_checkpoint(tmp_path / "last.ckpt")
-    model, class_names, preprocessing = read_training_checkpoint(tmp_path / "last.ckpt")
-    assert class_names == ["a", "b", "c", "d", "e"]
-    assert preprocessing == source.preprocessing == model.preprocessing
-    assert model.config == source.config
-    assert not model.training
-    x = torch.randn(1, 3, 48, 48)
-    with torch.inference_mode():
-        assert torch.equal(model(x), source(x))
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"format": 2}, "format 2; this version reads format 1"),
-        ({"class_names": ["a"]}, "names 1 classes of 5"),
-        ({"config": {"depth": 1, "num_classes": 5}}, "does not fit|contradicts"),
-        ({"config": None}, "damaged metadata"),
-        ({"preprocessing": {"size": [0, 0]}}, "damaged metadata"),
-    ],
-)
-def test_a_training_checkpoint_that_contradicts_itself(changes: dict[str, Any], text: str, tmp_path: Path) -> None:
-    write_training_checkpoint(tmp_path / "last.ckpt", **changes)
-    with pytest.raises(CheckpointError, match=text):
-        read_training_checkpoint(tmp_path / "last.ckpt")
-
-
-def test_an_official_file_is_not_a_training_checkpoint(tmp_path: Path) -> None:
-    torch.save({"model": vim().state_dict()}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="was not written by edgemamba train"):
-        read_training_checkpoint(tmp_path / "w.pth")

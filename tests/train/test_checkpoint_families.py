@@ -206,8 +206,9 @@ def test_another_size_is_the_model_run_at_that_size(name: str, tmp_path: Path) -
         torch.testing.assert_close(target(x), source(x), rtol=1e-5, atol=1e-5)
 
 
-def test_vmambas_older_names_are_read_and_told(tmp_path: Path) -> None:
-    source, target = small_model("vanilla_vmamba_t"), small_model("vanilla_vmamba_t", seed=1)
+@pytest.mark.parametrize("name", ["vanilla_vmamba_t", "efficientvmamba_t"])
+def test_vmambas_older_names_are_read_and_told(name: str, tmp_path: Path) -> None:
+    source, target = small_model(name), small_model(name, seed=1)
     older = (
         (r"patch_embed\.0\.", "patch_embed.proj."),
         (r"patch_embed\.2\.", "patch_embed.norm."),
@@ -225,7 +226,7 @@ def test_vmambas_older_names_are_read_and_told(tmp_path: Path) -> None:
     assert report.adapted == {}
     assert "tensors under other names of upstream's (patch_embed.proj.weight, " in str(report)
     equal(target, source.state_dict())
-    assert count_classes({"model": old}, Path("w.pth"), "vanilla_vmamba_t") == CLASSES
+    assert count_classes({"model": old}, Path("w.pth"), name) == CLASSES
 
 
 @pytest.mark.parametrize("scale", ["g", "weight"])

@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from edgemamba.runtime.errors import CheckpointError
+from edgemamba.runtime.errors import CheckpointError, EdgeMambaError
 from edgemamba.runtime.preprocessing import Preprocessing
-from edgemamba.train.checkpoint_adapting import fit, problems, renamed
+from edgemamba.train.checkpoint_adapting import Grid, fit, problems, renamed
 from edgemamba.train.checkpoint_files import first_line, read_file
 from edgemamba.train.checkpoint_layouts import Which, find_weights
 from edgemamba.train.models.backbone import Backbone
@@ -75,8 +75,9 @@ def load_checkpoint(model: nn.Module, path: str | Path, which: Which = "weights"
         raise CheckpointError(f"which is {which!r}; 'weights' or 'ema' is needed")
     backbone = _backbone(model)
     own = backbone.state_dict()
-    found = find_weights(read_file(path), path, own, which)
-    fitted = fit(backbone, found.state)
+    content = read_file(path)
+    found = find_weights(content, path, own, which)
+    fitted = fit(backbone, found.state, _stated_grid(backbone, content))
     refusals = problems(own, fitted.state)
     if refusals:
         other = _other_family(backbone, found.state)
@@ -111,6 +112,20 @@ def _backbone(model: nn.Module) -> Backbone:
     if not isinstance(inner, Backbone):
         raise CheckpointError(f"{type(model).__name__} is no model of edgemamba's: make it with create_model")
     return inner
+
+
+def _stated_grid(model: Backbone, content: Mapping[str, Any]) -> Grid | None:
+    """Rows and columns of the positions in a checkpoint of our own, which says them; None of any other."""
+    metadata = content.get(METADATA_KEY)
+    config = metadata.get("config") if isinstance(metadata, Mapping) else None
+    if not isinstance(config, Mapping) or not hasattr(model.config, "grid"):
+        return None
+    known = {key: config[key] for key in ("img_size", "patch_size", "stride") if key in config}
+    try:
+        grid: Grid = dataclasses.replace(model.config, **known).grid
+    except (TypeError, ValueError, EdgeMambaError):  # of another family, or damaged: what does not fit is said later
+        return None
+    return grid
 
 
 def _other_family(model: Backbone, state: Mapping[str, Tensor]) -> str:

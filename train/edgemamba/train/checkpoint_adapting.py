@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgemamba.train.models.backbone import Backbone
 from edgemamba.train.models.position import insert_rows, resize_grid, split_rows, upstream_resize_pos_embed
 from edgemamba.train.registry import Family, families
+
+Grid = tuple[int, int]
 
 _SHOWN = 4
 
@@ -36,7 +37,7 @@ def family_of(model: Backbone) -> Family | None:
     return next((family for family in families().values() if isinstance(model.config, family.config)), None)
 
 
-def fit(model: Backbone, state: Mapping[str, Tensor]) -> Fitted:
+def fit(model: Backbone, state: Mapping[str, Tensor], grid: Grid | None = None) -> Fitted:
     """Bridge the differences between a checkpoint and a model that are understood; others stay as they are.
 
     - names and shapes that upstream has used at other times (``Family.adapt``); a 1x1 convolution for a Linear;
@@ -44,6 +45,12 @@ def fit(model: Backbone, state: Mapping[str, Tensor]) -> Fitted:
     - a classifier of another number of classes: left as it is in the model;
     - norms of a dense backbone's maps that a classifier's checkpoint does not have: left as they are in the model;
     - position embeddings and rotation tables of another grid: resized.
+
+    Args:
+        model: that it is for.
+        state: of the file.
+        grid: rows and columns that its position embedding is of, where the file says so; else it is taken for a square, as
+            all official ones are.
     """
     own = model.state_dict()
     fitted = Fitted(dict(state))
@@ -52,7 +59,7 @@ def fit(model: Backbone, state: Mapping[str, Tensor]) -> Fitted:
     _adapt_shapes(own, fitted)
     _adapt_classifier(model, own, fitted)
     _adapt_dense_norms(model, own, fitted)
-    _adapt_positions(model, own, fitted)
+    _adapt_positions(model, own, fitted, grid)
     return fitted
 
 
@@ -132,49 +139,46 @@ def _adapt_dense_norms(model: Backbone, own: Mapping[str, Tensor], fitted: Fitte
         fitted.adapted[key] = "not in the file, which is a classifier's: left as it was, untrained"
 
 
-def _adapt_positions(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted) -> None:
-    """Resize what was learned or made for another grid. The grid in the file is taken for a square."""
+def _adapt_positions(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted, grid: Grid | None) -> None:
+    """Resize what was learned or made for another grid."""
+    ours_grid: Grid | None = getattr(model.config, "grid", None)
+    if ours_grid is None:
+        return
     for key, ours in own.items():
-        theirs = fitted.state.get(key)
-        if theirs is None or theirs.shape == ours.shape or theirs.dim() != ours.dim():
+        name, theirs = key.rpartition(".")[2], fitted.state.get(key)
+        if name not in ("pos_embed", "freqs_cos", "freqs_sin") or theirs is None or theirs.dim() != ours.dim():
             continue
-        name = key.rpartition(".")[2]
-        resized: tuple[Tensor, tuple[int, int], tuple[int, int]] | None = None
-        if name == "pos_embed" and ours.dim() == 4 and theirs.shape[:2] == ours.shape[:2]:
-            old, new = tuple(theirs.shape[2:]), tuple(ours.shape[2:])
-            picture = F.interpolate(theirs.float(), size=new, mode="bicubic", align_corners=False)
-            resized = picture, (old[0], old[1]), (new[0], new[1])
-        elif name == "pos_embed" and ours.dim() == 3 and theirs.shape[0] == 1:
-            resized = _resize_tokens(model, theirs.float(), ours)
-        elif name in ("freqs_cos", "freqs_sin") and ours.dim() == 2:
-            tokens = _resize_tokens(model, theirs.float()[None], ours[None])
-            resized = tokens and (tokens[0][0], *tokens[1:])
+        # As many positions may be those of another grid, of 2 x 8 instead of 4 x 4.
+        if theirs.shape == ours.shape and grid in (None, ours_grid):
+            continue
+        tables = ours.dim() == 2
+        resized = _resize_tokens(model, theirs[None] if tables else theirs, ours[None] if tables else ours, grid)
         if resized is not None:
-            value, before, after = resized
-            fitted.state[key] = value
+            value, before = resized
+            fitted.state[key] = value[0] if tables else value
             fitted.adapted[key] = (
-                f"resized from a grid of {before[0]}x{before[1]} to {after[0]}x{after[1]} (bicubic), for fine-tuning"
+                f"resized from a grid of {before[0]}x{before[1]} to {ours_grid[0]}x{ours_grid[1]} (bicubic), for fine-tuning"
             )
 
 
-def _resize_tokens(
-    model: Backbone, theirs: Tensor, ours: Tensor
-) -> tuple[Tensor, tuple[int, int], tuple[int, int]] | None:
-    """(1, L, C) rows of another grid's positions for the model's (1, L', C), and both grids; None where that is not it."""
-    grid = getattr(model.config, "grid", None)
-    if grid is None or theirs.shape[2] != ours.shape[2]:
+def _resize_tokens(model: Backbone, theirs: Tensor, ours: Tensor, before: Grid | None) -> tuple[Tensor, Grid] | None:
+    """(1, L, C) rows of another grid's positions for the model's (1, L', C), and that grid; None where that is not it."""
+    after: Grid = model.config.grid
+    if theirs.dim() != 3 or theirs.shape[0] != 1 or theirs.shape[2] != ours.shape[2] or not theirs.is_floating_point():
         return None
-    extra = ours.shape[1] - math.prod(grid)
-    side = math.isqrt(max(theirs.shape[1] - extra, 0))
-    if side == 0 or extra < 0 or side * side + extra != theirs.shape[1]:
+    extra = ours.shape[1] - math.prod(after)
+    if before is None:
+        side = math.isqrt(max(theirs.shape[1] - extra, 0))
+        before = side, side
+    if extra < 0 or min(before) == 0 or math.prod(before) + extra != theirs.shape[1]:
         return None
+    theirs = theirs.float()
     family = family_of(model)
-    if extra <= 1 and family is not None and family.name == "vim":
-        return upstream_resize_pos_embed(theirs, grid, extra), (side, side), grid
-    rows = model.config.cls_rows(side * side) if extra else []
-    cls, patches = split_rows(theirs, rows)
-    resized = resize_grid(patches, (side, side), grid)
-    return insert_rows(resized, cls, model.config.cls_rows(math.prod(grid)) if extra else []), (side, side), grid
+    if extra <= 1 and before[0] == before[1] and family is not None and family.name == "vim":
+        return upstream_resize_pos_embed(theirs, after, extra), before
+    cls, patches = split_rows(theirs, model.config.cls_rows(math.prod(before)) if extra else [])
+    resized = resize_grid(patches, before, after)
+    return insert_rows(resized, cls, model.config.cls_rows(math.prod(after)) if extra else []), before
 
 
 def _shorten(keys: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from edgemamba.runtime.errors import CheckpointError
@@ -55,13 +56,20 @@ def find_weights(content: Mapping[str, Any], path: Path, own: Collection[str] = 
         which: the weights themselves, or their exponential moving average.
 
     Raises:
-        CheckpointError: there is no such state dictionary.
+        CheckpointError: there is no such state dictionary, or not of dense tensors.
     """
     layout, state = _container(content, path, which)
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors or (layout != _TOP and len(tensors) < len(state)):
         kinds = ", ".join(f"{key} ({type(value).__name__})" for key, value in list(state.items())[:_SHOWN])
         raise CheckpointError(f"{path} holds no state dictionary that can be read; at {layout}: {kinds or 'nothing'}")
+    # Of the right shape and dtype, and they fail when they are copied, others having been copied before.
+    hollow = [key for key, value in tensors.items() if value.is_meta or value.layout != torch.strided]
+    if hollow:
+        raise CheckpointError(
+            f"{path} holds {len(hollow)} sparse tensors or tensors without values ({', '.join(hollow[:_SHOWN])}); "
+            "only dense ones are read"
+        )
     notes: list[str] = []
     tensors = _without_counters(tensors, notes)
     tensors, averaged = _without_hook_buffers(tensors, notes)

@@ -18,6 +18,7 @@ from edgemamba.train.models.merging import Downsample, make_downsample
 from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.scan_stage import ScanStage
 from edgemamba.train.models.ss2d import DIRECTIONS, SS2D
+from edgemamba.train.models.vmamba_keys import current_name
 from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import get_order
 
@@ -247,6 +248,11 @@ def _recognise(keys: Collection[str]) -> bool:
     return any(".se.channel_select." in key for key in keys)
 
 
+def rename_checkpoint_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors under today's names: upstream, which began as VMamba, still reads VMamba's first ones."""
+    return {current_name(key): value for key, value in state.items()}
+
+
 register_family(
     Family(
         name="efficientvmamba",
@@ -256,6 +262,7 @@ register_family(
         build=EfficientVMamba,
         from_upstream=config_from_upstream,
         recognise=_recognise,
+        adapt=rename_checkpoint_keys,
     )
 )
 

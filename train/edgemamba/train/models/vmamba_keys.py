@@ -32,6 +32,13 @@ def recognise(keys: Collection[str]) -> bool:
     return own and not any(other in key for key in keys for other in _OTHERS)
 
 
+def current_name(key: str) -> str:
+    """A tensor's name in the code of January 2024 as today's; other names as they are."""
+    for pattern, replacement in _LEGACY:
+        key = pattern.sub(replacement, key, count=1) if pattern.match(key) else key
+    return key
+
+
 def rename_checkpoint_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors under the names, and in the shapes, of upstream's ``classification/`` code, which are ours.
 
@@ -40,8 +47,7 @@ def rename_checkpoint_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        for pattern, replacement in _LEGACY:
-            key = pattern.sub(replacement, key, count=1) if pattern.match(key) else key
+        key = current_name(key)
         stacked, merging = _STACKED.fullmatch(key), _MERGING.fullmatch(key)
         if stacked:
             key = f"{stacked[1]}.{stacked[2]}_weight"
