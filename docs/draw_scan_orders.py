@@ -4,8 +4,9 @@
 
 Each panel is one direction over a small map; of a volume, one slice. A position has the colour of its step, from dark at the
 first to bright at the last; the first is a large dot. Steps to one of the eight neighbours are lines of that colour; a jump is a
-thin grey line, and a hollow dot where it lands. Cells of volumes carry the number of their step. The same orders always make the same files: tests/train/test_scan_orders_pictures.py
-compares them.
+thin grey line, and a hollow dot where it lands. Cells of volumes carry the number of their step.
+
+The same orders always make the same files: tests/train/test_scan_orders_pictures.py compares them.
 """
 
 from __future__ import annotations
