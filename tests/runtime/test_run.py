@@ -197,7 +197,7 @@ def test_bad_files_in_a_folder_are_skipped_said_and_counted(
     ("arguments", "reason"),
     [
         (("--out", "clip.mp4"), "is the source itself"),
-        (("--out", "o.csv"), "results are written as .jsonl"),
+        (("--out", "o.xls"), "results are written as .jsonl"),
         (("--out", "o.mp4", "--out", "./o.mp4"), "given twice"),
         (("--json", "--out", "-"), "both write to stdout"),
         (("--window-center", "3"), "belong together"),

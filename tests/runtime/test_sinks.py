@@ -18,7 +18,7 @@ from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.predictions import TopClass
 from edgemamba.runtime.results import Result
-from edgemamba.runtime.sinks import ImageFolderSink, JsonlSink, VideoSink, open_sink
+from edgemamba.runtime.sinks import CsvSink, ImageFolderSink, JsonlSink, VideoSink, open_sink
 from edgemamba.runtime.sources import open_source
 from edgemamba.runtime.sources.base import Source
 
@@ -80,11 +80,10 @@ def test_full_disk_is_one_clear_line() -> None:
     sink.open(Described())
     with pytest.raises(SinkError, match=r"/dev/full cannot be written after 0 lines: No space left"):
         sink.write(result())
-    with pytest.raises(SinkError):
-        sink.close()
+    sink.close()
 
 
-@pytest.mark.parametrize("name", ["o.jsonl", "o.mp4", "o.avi"])
+@pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.mp4", "o.avi"])
 def test_without_a_result_nothing_is_made_and_nothing_is_lost(name: str, tmp_path: Path) -> None:
     """A source that turns out to be broken must not cost the results of an earlier run."""
     path = tmp_path / name
@@ -254,8 +253,13 @@ def test_the_path_chooses_the_sink(tmp_path: Path) -> None:
     dotted = tmp_path / "run.1"
     dotted.mkdir()
     assert isinstance(open_sink(dotted), ImageFolderSink)
-    with pytest.raises(SinkError, match=r"out\.csv: results are written as \.jsonl"):
-        open_sink("out.csv")
+    assert isinstance(open_sink("b.csv"), CsvSink)
+    assert isinstance(open_sink("file:///a%20b/c.jsonl"), JsonlSink)
+    assert open_sink("file:///a%20b/c.jsonl").path == Path("/a b/c.jsonl")
+    with pytest.raises(SinkError, match=r"out\.xls: results are written as \.jsonl"):
+        open_sink("out.xls")
+    with pytest.raises(SinkError, match=r"ftp:// is no sink; .* web://"):
+        open_sink("ftp://host/out.mp4")
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.mp4", "folder"])

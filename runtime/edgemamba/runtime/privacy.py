@@ -5,8 +5,8 @@ Frames of DICOM files may carry identifying metadata, because DICOM outputs must
 
 * of the metadata, the keys of :data:`PUBLIC_METADATA` pass, and keys of the user's own that begin with ``x_``;
 * of keys that end in ``_uid``, and of UIDs inside names and messages (DICOM files are often called after theirs), a salted
-  hash passes: ``uid-`` and twelve hexadecimal digits. The same UID has the same hash within a run, so that lines can be
-  matched. With ``EDGEMAMBA_UID_SALT`` set they match across runs, and whoever knows the salt can find a UID of theirs again.
+  hash passes: ``uid-`` and :func:`~edgemamba.runtime.dicom_network.pseudonyms.pseudonym`, so that lines about the same
+  instance can be matched, and whoever holds the salt can find an instance of theirs again.
 
 Names of files and folders are shown as they are otherwise: a path is the user's, and no attribute of the picture. Text that is
 burned into the pixels stays in them.
@@ -14,18 +14,16 @@ burned into the pixels stays in them.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
-import os
 import re
-import secrets
 from dataclasses import replace
 from typing import Any
 
+from edgemamba.runtime.dicom_network.pseudonyms import pseudonym
+from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.results import Result
 
-__all__ = ["PUBLIC_METADATA", "LogFilter", "Redactor", "guard_log", "pseudonym", "without_uids"]
+__all__ = ["PUBLIC_METADATA", "LogFilter", "Redactor", "guard_log", "hashed", "without_uids"]
 
 #: Metadata that say how a picture was made and stored, and nothing of whom it shows.
 PUBLIC_METADATA = frozenset(
@@ -56,16 +54,14 @@ _UID = re.compile(r"(?<![\w.])[0-2](?:\.(?:0|[1-9]\d*)){4,}(?!\d)")
 _STANDARD = "1.2.840.10008."
 _LONGEST_UID = 64
 
-_SALT = os.environ.get("EDGEMAMBA_UID_SALT", "").encode() or secrets.token_bytes(32)
 
-
-def pseudonym(uid: str) -> str:
-    """``uid-`` and twelve hexadecimal digits of the UID's HMAC-SHA-256 under this process's salt."""
-    return f"uid-{hmac.new(_SALT, uid.encode(), hashlib.sha256).hexdigest()[:12]}"
+def hashed(uid: str) -> str:
+    """``uid-`` and the UID's pseudonym."""
+    return f"uid-{pseudonym(uid)}"
 
 
 def without_uids(text: str) -> str:
-    """The text with every instance's UID replaced by its :func:`pseudonym`."""
+    """The text with every instance's UID replaced by its hash."""
     return _UID.sub(_hide, text)
 
 
@@ -73,7 +69,7 @@ def _hide(match: re.Match[str]) -> str:
     uid = match[0]
     if uid.startswith(_STANDARD) or len(uid) > _LONGEST_UID:
         return uid
-    return pseudonym(uid)
+    return hashed(uid)
 
 
 class Redactor:
@@ -97,24 +93,22 @@ class Redactor:
         public: dict[str, Any] = {}
         for key, value in metadata.items():
             if key.endswith("_uid"):
-                public[key] = pseudonym(str(value))
+                public[key] = hashed(str(value))
             elif key in PUBLIC_METADATA or key.startswith(_OWN_PREFIX):
                 public[key] = without_uids(value) if isinstance(value, str) else value
         return public
 
     def result(self, result: Result) -> Result:
-        """The result as others may see it; the same object where nothing has to go."""
-        frame = result.frame
+        """The result as others may see it: with a plain frame, for a DICOM frame holds its instance's header."""
         if self.include_phi:
             return result
+        frame = result.frame
         name, metadata = self.text(frame.source), self.metadata(frame.metadata)
-        if name == frame.source and metadata == frame.metadata:
-            return result
-        return replace(result, frame=replace(frame, source=name, metadata=metadata))
+        return replace(result, frame=Frame(frame.pixels, frame.index, frame.timestamp, name, metadata))
 
 
 class LogFilter(logging.Filter):
-    """Replaces the UIDs in log records by their pseudonyms."""
+    """Replaces the UIDs in log records by their hashes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()

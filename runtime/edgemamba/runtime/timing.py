@@ -67,6 +67,21 @@ class LatencyHistogram:
                 return min(_SHORTEST * math.exp((index + 0.5) * _GROWTH), self.max)
         return self.max
 
+    def since(self, earlier: LatencyHistogram | None) -> LatencyHistogram:
+        """What was counted after ``earlier``, a former copy of this one; all of it (a copy) for None.
+
+        ``max`` is the greatest since the beginning.
+        """
+        recent = LatencyHistogram()
+        recent.max = self.max
+        recent._counts = list(self._counts)
+        recent.total = self.total
+        if earlier is not None:
+            recent._counts = [now - then for now, then in zip(recent._counts, earlier._counts, strict=True)]
+            recent.total -= earlier.total
+        recent.count = sum(recent._counts)  # not `self.count`, which another thread may just be changing
+        return recent
+
     def at_most(self, bounds: Sequence[float]) -> list[int]:
         """How many durations do not exceed each of ``bounds`` (seconds, ascending), to the histogram's 1 %."""
         counts = list(self._counts)

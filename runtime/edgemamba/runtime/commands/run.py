@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import logging
-import os
-import signal
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from edgemamba.runtime.commands.run_console import Interruption, consume, line, quiet_libraries, reporting, summarise
 from edgemamba.runtime.dicom_grayscale import Voi, Window
-from edgemamba.runtime.engines import Engine, load
-from edgemamba.runtime.errors import EngineError, SinkError
-from edgemamba.runtime.report import StreamReport
-from edgemamba.runtime.results import Result
+from edgemamba.runtime.engines import load
+from edgemamba.runtime.errors import EdgeMambaError, EngineError, SinkError
+from edgemamba.runtime.privacy import Redactor
 from edgemamba.runtime.sinks import ImageFolderSink, Sink, open_sink
 from edgemamba.runtime.sources import Source, open_source
-from edgemamba.runtime.streaming import Stream, stream
+from edgemamba.runtime.streaming import Strategy, Stream, stream
 
 _VOI = ("auto", "lut", "window", "full", "minmax")
 
@@ -37,7 +27,7 @@ def run(
     source: Annotated[
         str,
         typer.Option(
-            "--source", "-s", help="Video, image or DICOM file; folder or glob of images and DICOM; camera number."
+            "--source", "-s", help="Video, image or DICOM file; folder or glob of images and DICOM; camera number; URI."
         ),
     ],
     out: Annotated[
@@ -45,15 +35,73 @@ def run(
         typer.Option(
             "--out",
             "-o",
-            help="Annotated video (.mp4, .mkv, .avi), JSON Lines (.jsonl, or - for stdout), or a folder of annotated "
-            "pictures; repeat for several. Without it, one line a frame is printed.",
+            help="Annotated video (.mp4, .mkv, .avi), JSON Lines (.jsonl, or - for stdout), .csv, a folder of annotated "
+            "pictures, or a URI (window://, web://:8080, metrics://:9100); repeat for several. Without any, one line a "
+            "frame is printed.",
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help="Inference backend; `edgemamba doctor` lists them.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Frames per inference.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Frames per inference, at most.")] = 1,
+    batch_wait_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Wait so long for a batch to fill. Default: live sources 0; files until it is full.",
+            show_default=False,
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What happens to a frame while the engine is busy: {', '.join(Strategy)}. Default: live sources drop "
+            "the oldest, and count it; all others wait, and never drop.",
+            show_default=False,
+        ),
+    ] = None,
+    buffer: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Frames that may wait for the engine. Default: one batch of a live source, for the lowest latency.",
+            show_default=False,
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each frame.")] = 5,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of the backend; 0: its own choice.")] = 0,
+    web: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Show a live page there. Beyond this machine (0.0.0.0:8080) visitors need a token.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics there, without the page.")
+    ] = None,
+    web_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EDGEMAMBA_WEB_TOKEN",
+            help="The token for --web and --metrics; by default a random one where one is needed.",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show the frames in a window; q ends.")] = False,
+    stall_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Say so when the source gives nothing for so long; 0: never. Default: 10 for live sources.",
+            show_default=False,
+        ),
+    ] = None,
+    stop_on_stall: Annotated[
+        bool, typer.Option("--stop-on-stall", help="End with exit code 2 then, for whoever restarts it.")
+    ] = False,
+    include_phi: Annotated[
+        bool,
+        typer.Option("--include-phi", help="Let outputs and log lines have metadata that may identify a patient."),
+    ] = False,
     window_center: Annotated[
         float | None, typer.Option(help="DICOM: show this window instead of the file's (with --window-width).")
     ] = None,
@@ -68,36 +116,61 @@ def run(
     Example: edgemamba run vim_tiny/ --source clip.mp4 --out result.mp4 --out result.jsonl
 
     Ends with frames per second, the latency of each stage, and what was skipped or dropped. Files that cannot be read are
-    skipped and counted; Ctrl-C ends the stream and finishes what was written.
+    skipped and counted; Ctrl-C (or SIGTERM) ends the stream and finishes what was written, a second one ends at once.
     """
     chosen = _voi(window_center, window_width, voi)
-    outs = out or []
+    outs = [*(out or []), *(["window://"] if show else [])]
+    outs += [f"web://{web}"] if web is not None else []
+    outs += [f"metrics://{metrics}"] if metrics is not None else []
     if as_json and "-" in outs:
         raise typer.BadParameter("--json and --out - would both write to stdout; choose one")
+    if stop_on_stall and stall_seconds == 0:
+        raise typer.BadParameter("--stop-on-stall needs a time; --stall-seconds 0 turns the watchdog off")
     console = Console(stderr=True, highlight=False)
-    _quiet_libraries()
-    with _reporting(console), _terminable(), open_source(source, voi=chosen) as opened:
-        sinks = [open_sink(path) for path in outs]
-        _refuse_overwriting(sinks, opened, bundle)
-        with load(bundle, backend, threads=threads) as engine:
-            results = stream(opened, engine, batch=batch, top_k=top_k, sinks=sinks, max_frames=max_frames)
-            interrupted = False
+    redactor = Redactor(include_phi)
+    quiet_libraries()
+    try:
+        with reporting(console, include_phi), Interruption() as interruption:
+            opened = open_source(source, voi=chosen)
             try:
+                sinks = [open_sink(name, token=web_token, include_phi=include_phi) for name in outs]
+                _refuse_overwriting(sinks, opened, bundle)
+                engine = load(bundle, backend, threads=threads)
+            except BaseException:
+                opened.close()
+                raise
+            with engine:  # from here on the source is the stream's to close: it may still hang in a driver
+                results = stream(
+                    opened,
+                    engine,
+                    batch=batch,
+                    batch_wait=None if batch_wait_ms is None else batch_wait_ms / 1000,
+                    strategy=strategy,
+                    buffer=buffer,
+                    top_k=top_k,
+                    sinks=sinks,
+                    max_frames=max_frames,
+                    stall_seconds=stall_seconds,
+                    stop_on_stall=stop_on_stall,
+                    include_phi=include_phi,
+                )
+                interruption.stream = results
+                _announce(sinks, console)
                 with results:
                     if outs or as_json:
-                        _consume(results, _least(opened.length, max_frames), console)
+                        consume(results, _least(opened.length, max_frames), console)
                     else:
                         for result in results:
-                            print(_line(result), flush=True)
-            except KeyboardInterrupt:
-                interrupted = True
-                console.print("interrupted; what follows and what was written stand for the frames until then")
-            _summarise(results.report, engine, sinks, console, as_json)
-            if interrupted:
-                raise KeyboardInterrupt
-    if not results.report.frames:
-        reasons = results.report.source.skipped.reasons
-        raise EngineError(f"not one frame gave a result{f'; the first: {reasons[0]}' if reasons else ''}")
+                            print(line(redactor.result(result)), flush=True)
+                if interruption.asked:
+                    console.print("interrupted; what follows and what was written stand for the frames until then")
+                summarise(results.report, engine, sinks, console, as_json, redactor)
+                if interruption.asked:
+                    raise KeyboardInterrupt
+        _refuse_nothing(results)
+    except EdgeMambaError as error:
+        error.args = (redactor.text(str(error)),)
+        raise
 
 
 def _voi(center: float | None, width: float | None, voi: str) -> Voi:
@@ -119,6 +192,8 @@ def _refuse_overwriting(sinks: Sequence[Sink], source: Source, bundle: Path) -> 
     folders = {path.parent for path in inputs} | {bundle.resolve()}
     seen: set[Path] = set()
     for sink in sinks:
+        if sink.path is None:
+            continue
         path = sink.path.resolve()
         if path in inputs:
             raise SinkError(f"{sink.path} is the source itself; write to another file")
@@ -129,106 +204,20 @@ def _refuse_overwriting(sinks: Sequence[Sink], source: Source, bundle: Path) -> 
         seen.add(path)
 
 
+def _announce(sinks: Sequence[Sink], console: Console) -> None:
+    """Where a browser finds the page; the only place where the token is shown."""
+    for sink in sinks:
+        if url := getattr(sink, "url", None):
+            console.print(escape(f"edgemamba: {sink.describe().partition(' at ')[0]} at {url}"), soft_wrap=True)
+
+
+def _refuse_nothing(results: Stream) -> None:
+    """A stream without one result has failed, whatever the single frames' reasons."""
+    if not results.report.frames:
+        reasons = results.report.source.skipped.reasons
+        raise EngineError(f"not one frame gave a result{f'; the first: {reasons[0]}' if reasons else ''}")
+
+
 def _least(*numbers: int | None) -> int | None:
     """The smallest of the numbers that are known."""
     return min((number for number in numbers if number is not None), default=None)
-
-
-def _consume(results: Stream, total: int | None, console: Console) -> None:
-    """Take all results, with a progress bar where stderr is a terminal."""
-    columns = (
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        for result in results:
-            report = results.report
-            dropped = f", {report.dropped} dropped" if report.dropped else ""
-            text = f"{report.fps:.1f}/s{dropped}  {escape(result.label)} {100 * result.probability:.0f}%"
-            progress.update(task, completed=result.frame.index + 1, description=text)
-
-
-def _line(result: Result) -> str:
-    classes = ", ".join(f"{item.name} {100 * item.probability:.1f}%" for item in result.top)
-    return f"{result.frame.index}\t{result.frame.timestamp:.3f}\t{result.frame.source}\t{classes}"
-
-
-def _summarise(report: StreamReport, engine: Engine, sinks: Sequence[Sink], console: Console, as_json: bool) -> None:
-    if as_json:
-        facts: dict[str, Any] = {
-            "bundle": str(engine.bundle.path),
-            "engine": engine.describe(),
-            **report.to_json(),
-            "outputs": [str(sink.path) for sink in sinks],
-        }
-        print(json.dumps(facts, indent=2))
-        return
-    table = Table(title=None, box=None, pad_edge=False)
-    for heading in ("stage, ms", "p50", "p95", "p99", "max"):
-        table.add_column(heading, justify="left" if heading.startswith("stage") else "right")
-    for name, histogram in report.stages.items():
-        if histogram.count:
-            summary = histogram.summary()
-            values = (summary.p50, summary.p95, summary.p99, summary.max)
-            table.add_row(name, *(f"{value:.2f}" for value in values))
-    console.print(
-        f"{report.frames} frames in {report.seconds:.2f} s: {report.fps:.1f} frames/s with {engine.backend}; "
-        f"{100 * report.overhead:.0f}% of the time outside the engine",
-        soft_wrap=True,
-    )
-    console.print(table)
-    console.print(f"{report.skipped} skipped, {report.dropped} dropped")
-    for sink in sinks:
-        console.print(escape(f"wrote {sink.describe()}"), soft_wrap=True)
-
-
-@contextmanager
-def _reporting(console: Console) -> Iterator[None]:
-    """Show the runtime's log lines (what was skipped, and why) on stderr, above the progress bar."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console.print(f"edgemamba: {escape(record.getMessage())}", soft_wrap=True)
-
-    logger = logging.getLogger("edgemamba")
-    handler = Handler(logging.WARNING)
-    propagate = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the stream as Ctrl-C does: with all outputs finished."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _quiet_libraries() -> None:
-    """OpenCV, FFmpeg and pydicom comment on bad files by themselves; ours is the one line a file.
-
-    pydicom's warnings also quote values, and a value may identify a patient.
-    """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
-    with suppress(ImportError, AttributeError):  # absent, or built without logging
-        importlib.import_module("cv2").utils.logging.setLogLevel(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from edgemamba.runtime.errors import SinkError
@@ -19,6 +20,8 @@ class ImageFolderSink(Sink):
     Args:
         path: the folder; made if it does not exist. Pictures of the same names are overwritten, others are left alone.
     """
+
+    path: Path
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -41,6 +44,8 @@ class ImageFolderSink(Sink):
         try:
             path.write_bytes(encoded.tobytes())
         except OSError as error:
+            with suppress(OSError):  # half a picture is none
+                path.unlink(missing_ok=True)
             raise SinkError(f"{path} cannot be written: {error.strerror}") from None
         self._count += 1
 

@@ -14,10 +14,15 @@ from edgemamba.runtime.frames import NOMINAL_FPS
 from edgemamba.runtime.overlay import annotate
 from edgemamba.runtime.results import Result
 from edgemamba.runtime.sinks.base import Sink
+from edgemamba.runtime.sinks.room import bytes_left
 from edgemamba.runtime.sources.base import Source
 
 # The wheels of OpenCV carry no H.264 encoder; MPEG-4 Part 2 is in every build and plays nearly everywhere.
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+# Room that must be left on the disk for the frame in work and the container's index, without which nothing can be read: an
+# entry takes some 20 bytes a frame, and a frame of MPEG-4 or Motion JPEG never more than its raw pixels.
+_INDEX_ENTRY = 64
+_RESERVE = 1 << 20
 # A live source that stalls is bridged by repeating its last picture, for at most this long.
 _LONGEST_BRIDGE = 10.0
 
@@ -31,9 +36,12 @@ class VideoSink(Sink):
     Args:
         path: the file; its suffix decides container and codec (see ``CODECS``). What it holds is replaced by the first
             result, and kept where none comes. An MP4 is finished by :meth:`close`; an
-            ``.mkv`` or ``.avi`` can be read nearly up to its last frame even if the process was killed.
+            ``.mkv`` or ``.avi`` can be read nearly up to its last frame even if the process was killed. Before the disk is
+            full the stream ends, with room left to finish the file.
         fps: frames a second; by default the source's, or 10 where it states none.
     """
+
+    path: Path
 
     def __init__(self, path: str | Path, fps: float | None = None) -> None:
         self.path = Path(path)
@@ -65,6 +73,7 @@ class VideoSink(Sink):
             self._start(picture)
         picture = self._fitted(picture)
         for _ in range(self._copies(result.frame.timestamp)):
+            self._check_room()
             self._writer.write(self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2BGR))
             self._count += 1
 
@@ -79,6 +88,14 @@ class VideoSink(Sink):
 
     def describe(self) -> str:
         return f"{self.path} ({self._count} frames, {self.codec})"
+
+    def _check_room(self) -> None:
+        height, width = self._size
+        left = bytes_left(self.path)
+        if left is not None and left < _RESERVE + 3 * height * width + _INDEX_ENTRY * self._count:
+            raise SinkError(
+                f"{self.path} cannot be written after {self._count} frames: no space left, but for the end of the file"
+            )
 
     def _start(self, picture: NDArray[np.uint8]) -> None:
         height, width = (side + side % 2 for side in picture.shape[:2])  # 4:2:0 wants even sides
