@@ -1,0 +1,181 @@
+"""Real DICOM peers on loopback: dcmtk's tools and Orthanc, each on a free port and in a temporary folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
+
+_PATIENCE = 30.0
+ORTHANC_DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
+
+
+def need(*tools: str) -> None:
+    """Skip the test where a tool is not installed."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            package = "orthanc" if tool == "Orthanc" else "dcmtk"
+            pytest.skip(f"{tool} is not installed (apt-get install {package})")
+
+
+def dicom_file(name: str) -> Path:
+    """One of the files that come with pydicom."""
+    return Path(get_testdata_file(name, download=False))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def wait_for(what: Callable[[], Any], patience: float = _PATIENCE) -> Any:
+    """Poll until ``what`` is true; fail after a generous time, which only a broken peer takes."""
+    deadline = time.monotonic() + patience
+    while not (value := what()):
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+    return value
+
+
+def listening(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+
+
+# The option by which dcmtk's storescu proposes a transfer syntax; uncompressed ones need none.
+_PROPOSE = {
+    "1.2.840.10008.1.2.4.50": "-xy",
+    "1.2.840.10008.1.2.4.90": "-xv",
+    "1.2.840.10008.1.2.4.91": "-xw",
+    "1.2.840.10008.1.2.5": "-xr",
+}
+
+
+def storescu(
+    port: int, *files: Path, calling: str = "STORESCU", called: str = "EM"
+) -> subprocess.CompletedProcess[str]:
+    """Send files one by one, each in its own transfer syntax; ends at the first that fails."""
+    for path in files:
+        syntax = pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID
+        option = _PROPOSE.get(syntax, "-x=")
+        sent = run("storescu", option, "-aet", calling, "-aec", called, "127.0.0.1", port, path)
+        if sent.returncode:
+            break
+    return sent
+
+
+def make_series(folder: Path, count: int = 5, *, seed_study: str = "") -> list[Path]:
+    """A CT series of ``count`` slices, written and numbered in an order that is not theirs in space."""
+    study = seed_study or generate_uid()
+    series = generate_uid()
+    frame = generate_uid()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i in range(count):
+        dataset = pydicom.dcmread(dicom_file("CT_small.dcm"))
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = study, series, frame
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.InstanceNumber = (i * 3) % count + 1
+        dataset.ImagePositionPatient = [0.0, 0.0, float(10 * i)]
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        dataset.PatientName, dataset.PatientID = "Secret^Patient", "SECRET-ID"
+        path = folder / f"{count - i:03d}.dcm"
+        dataset.save_as(path)
+        paths.append(path)
+    return paths
+
+
+@contextlib.contextmanager
+def process(*command: object, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server; ended at the end, and its output shown where the test failed."""
+    with (cwd / "peer.log").open("wb") as log:
+        child = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=log, stderr=log)
+        try:
+            yield child
+        finally:
+            child.terminate()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+@contextlib.contextmanager
+def storescp(folder: Path) -> Iterator[int]:
+    """dcmtk's storage SCP ``STORESCP``, which writes what it receives into ``folder``."""
+    need("storescp")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with process("storescp", "--fork", "-aet", "STORESCP", "-od", folder, port, cwd=folder.parent):
+        wait_for(lambda: listening(port))
+        yield port
+
+
+class Orthanc:
+    """A running Orthanc: its DICOM and HTTP ports, and its REST interface."""
+
+    user, password = "tester", "pass:w@rd"
+
+    def __init__(self, dicom_port: int, http_port: int) -> None:
+        self.dicom_port = dicom_port
+        self.http_port = http_port
+
+    def rest(self, path: str, data: bytes | None = None) -> Any:
+        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        url = f"http://127.0.0.1:{self.http_port}{path}"
+        manager.add_password(None, url, self.user, self.password)
+        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
+        with opener.open(urllib.request.Request(url, data), timeout=30) as answer:
+            body = answer.read()
+        return json.loads(body) if body[:1] in b"[{" else body
+
+    def upload(self, *paths: Path) -> list[str]:
+        return [self.rest("/instances", path.read_bytes())["ID"] for path in paths]
+
+
+@contextlib.contextmanager
+def orthanc(folder: Path, modalities: dict[str, list[Any]] | None = None) -> Iterator[Orthanc]:
+    """Orthanc with its DICOMweb plugin, user and password; ``modalities`` are those that it may send to."""
+    need("Orthanc")
+    if not Path(ORTHANC_DICOMWEB).exists():
+        pytest.skip("Orthanc's DICOMweb plugin is not installed (apt-get install orthanc-dicomweb)")
+    folder.mkdir(parents=True, exist_ok=True)
+    peer = Orthanc(free_port(), free_port())
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "index"),
+        "DicomAet": "ORTHANC",
+        "DicomPort": peer.dicom_port,
+        "DicomCheckCalledAet": True,
+        "DicomAlwaysAllowStore": True,
+        "HttpPort": peer.http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": {peer.user: peer.password},
+        "DicomModalities": modalities or {},
+        "Plugins": [ORTHANC_DICOMWEB],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with process("Orthanc", folder / "orthanc.json", cwd=folder):
+        wait_for(lambda: listening(peer.http_port) and listening(peer.dicom_port))
+        yield peer

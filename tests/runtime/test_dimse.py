@@ -1,0 +1,467 @@
+"""The DICOM receiver, with dcmtk's and Orthanc's senders on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pynetdicom")
+import pydicom
+from pydicom.uid import generate_uid
+from runtime.dicom_peers import dicom_file, free_port, make_series, need, orthanc, run, storescu, wait_for
+
+from edgemamba.runtime import stream
+from edgemamba.runtime.errors import SourceError
+from edgemamba.runtime.frames import Frame
+from edgemamba.runtime.privacy import hashed
+from edgemamba.runtime.sources import open_source
+from edgemamba.runtime.sources.dimse import DimseSource, open_dimse
+
+
+class Reader:
+    """Takes frames in a thread, as a pipeline does."""
+
+    def __init__(self, source: DimseSource) -> None:
+        self.source = source
+        self.frames: list[Frame] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for frame in self.source:
+            self.frames.append(frame)
+
+    def wait(self, count: int) -> list[Frame]:
+        wait_for(lambda: len(self.frames) >= count)
+        return self.frames
+
+    def close(self) -> None:
+        self.source.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def receiving(folder: Path, options: str = "") -> Iterator[Reader]:
+    reader = Reader(open_dimse(f"dimse://EM@127.0.0.1:0?folder={folder}{options}"))
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def facts(reader: Reader) -> dict[str, Any]:
+    return reader.source.describe()
+
+
+def ready(folder: Path) -> list[Path]:
+    return sorted((folder / "ready").iterdir())
+
+
+def client(port: int, calling: str = "CLIENT") -> Any:
+    """An association of pynetdicom's SCU, to see every answer."""
+    import pynetdicom
+
+    entity = pynetdicom.AE(calling)
+    entity.dimse_timeout = 3  # of a server that was killed
+    entity.add_requested_context(pynetdicom.sop_class.CTImageStorage)
+    return entity.associate("127.0.0.1", port, ae_title="EM")
+
+
+# ------------------------------------------------------------------------------------------------------------- what it gives
+
+
+def test_same_pixels_as_from_the_file(tmp_path: Path) -> None:
+    need("storescu")
+    files = [
+        dicom_file(name) for name in ("CT_small.dcm", "examples_ybr_color.dcm", "JPEG2000.dcm", "MR_small_RLE.dcm")
+    ]
+    expected = [frame for path in files for frame in open_source(path)]
+    with receiving(tmp_path / "spool") as reader:
+        sent = storescu(reader.source.port, *files)
+        assert sent.returncode == 0, sent.stderr
+        frames = list(reader.wait(len(expected)))
+        wait_for(lambda: not ready(tmp_path / "spool"))
+    assert len(expected) == 33
+    for index, (frame, original) in enumerate(zip(frames, expected, strict=True)):
+        assert (frame.pixels == original.pixels).all()
+        assert frame.index == index
+        assert frame.metadata == original.metadata
+    assert [frame.timestamp for frame in frames] == sorted(frame.timestamp for frame in frames)
+    assert frames[2].timestamp - frames[1].timestamp == pytest.approx(expected[2].timestamp - expected[1].timestamp)
+
+
+def test_no_patient_in_frames_or_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    need("storescu")
+    caplog.set_level(logging.DEBUG)
+    paths = make_series(tmp_path / "series", 2)
+    broken = pydicom.dcmread(paths[1])
+    del broken.Rows
+    broken.save_as(paths[1])
+    with receiving(tmp_path / "spool") as reader:
+        assert storescu(reader.source.port, paths[0]).returncode == 0
+        storescu(reader.source.port, paths[1])
+        frames = list(reader.wait(1))
+        assert facts(reader)["refused_unreadable"] == 1
+        shown = caplog.text + repr(frames) + json.dumps([frame.metadata for frame in frames]) + str(facts(reader))
+    assert "(0028,0010) Rows is missing" in caplog.text
+    uid = str(broken.SOPInstanceUID)
+    assert hashed(uid) in caplog.text
+    assert "Secret" not in shown
+    assert "SECRET" not in shown
+    assert uid not in shown
+    assert str(broken.StudyInstanceUID) not in shown
+
+
+def test_through_a_stream(tmp_path: Path, colour_engine: Any) -> None:
+    need("storescu")
+    source = open_dimse(f"dimse://EM@127.0.0.1:0?folder={tmp_path}")
+    sender = threading.Thread(target=storescu, args=(source.port, dicom_file("SC_rgb_small_odd.dcm")))
+    sender.start()
+    (result,) = list(stream(source, colour_engine, max_frames=1))
+    sender.join()
+    assert result.frame.source.startswith("uid-")
+
+
+def test_orthanc_sends(tmp_path: Path) -> None:
+    paths = make_series(tmp_path / "series", 4)
+    port = free_port()
+    with (
+        orthanc(tmp_path / "orthanc", {"edge": ["EM", "127.0.0.1", port]}) as peer,
+        contextlib.closing(
+            Reader(open_dimse(f"dimse://EM@127.0.0.1:{port}?folder={tmp_path}/s&allow=ORTHANC"))
+        ) as reader,
+    ):
+        peer.rest("/modalities/edge/echo", b"{}")
+        answer = peer.rest("/modalities/edge/store", json.dumps(peer.upload(*paths)).encode())
+        assert (answer["InstancesCount"], answer["FailedInstancesCount"]) == (4, 0)
+        received = {frame.source for frame in reader.wait(4)}
+    assert received == {hashed(str(pydicom.dcmread(path).SOPInstanceUID)) for path in paths}
+
+
+# -------------------------------------------------------------------------------------------------------- what it refuses
+
+
+def test_echo_titles_and_addresses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    need("echoscu", "storescu")
+    with receiving(tmp_path, "&allow=CT1,CT2") as reader:
+        port = reader.source.port
+        assert run("echoscu", "-aet", "CT2", "-aec", "EM", "127.0.0.1", port).returncode == 0
+        refused = run("echoscu", "-aet", "CT3", "-aec", "EM", "127.0.0.1", port)
+        assert "Calling AE Title Not Recognized" in refused.stderr
+        refused = run("echoscu", "-aet", "CT1", "-aec", "OTHER", "127.0.0.1", port)
+        assert "Called AE Title Not Recognized" in refused.stderr
+        wait_for(lambda: facts(reader)["refused_title"] == 2)
+    assert "refused: an association from CT3, which allow= does not name" in caplog.text
+    with receiving(tmp_path, "&from=10.0.0.0/8,fd00::/8") as reader:
+        assert run("echoscu", "-aec", "EM", "127.0.0.1", reader.source.port).returncode != 0
+        wait_for(lambda: facts(reader)["refused_address"] == 1)
+        assert facts(reader)["associations"] == 0
+    with receiving(tmp_path, "&from=127.0.0.0/8") as reader:
+        assert run("echoscu", "-aec", "EM", "127.0.0.1", reader.source.port).returncode == 0
+
+
+def test_too_large_is_refused_while_it_arrives(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(dicom_file("CT_small.dcm"))
+    dataset.Rows = dataset.Columns = 2048  # 8 MiB
+    dataset.PixelData = bytes(2 * 2048 * 2048)
+    with receiving(tmp_path, "&max_mb=1") as reader:
+        association = client(reader.source.port)
+        with contextlib.suppress(RuntimeError):
+            assert "Status" not in association.send_c_store(dataset)
+        wait_for(lambda: facts(reader)["refused_size"] == 1)
+        wait_for(lambda: association.is_aborted)
+        wait_for(lambda: not list((tmp_path / "incoming").iterdir()))
+        association = client(reader.source.port)  # everyone else goes on
+        assert association.send_c_store(dicom_file("CT_small.dcm")).Status == 0
+        association.release()
+        reader.wait(1)
+
+
+def test_largest_part_on_disk_stays_below_the_limit(tmp_path: Path) -> None:
+    """The part is cut off at the limit: of 8 MiB that are sent, never more than 1 MiB is written."""
+    from edgemamba.runtime.dicom_network import reception
+
+    sizes: list[int] = []
+    discard = reception.Part.discard
+
+    def measured(part: Any) -> None:
+        sizes.append(part.size)
+        discard(part)
+
+    dataset = pydicom.dcmread(dicom_file("CT_small.dcm"))
+    dataset.Rows = dataset.Columns = 2048
+    dataset.PixelData = bytes(2 * 2048 * 2048)
+    with pytest.MonkeyPatch.context() as patch, receiving(tmp_path, "&max_mb=1") as reader:
+        patch.setattr(reception.Part, "discard", measured)
+        association = client(reader.source.port)
+        with contextlib.suppress(RuntimeError):
+            association.send_c_store(dataset)
+        wait_for(lambda: facts(reader)["refused_size"] == 1)
+    assert 0 < max(sizes) <= (1 << 20) + 1024
+
+
+def test_full_spool(tmp_path: Path) -> None:
+    source = open_dimse(f"dimse://EM@127.0.0.1:0?folder={tmp_path}&spool_mb=0.05")  # one slice is 39 kB
+    try:
+        association = client(source.port)
+        paths = make_series(tmp_path / "series", 2)
+        assert association.send_c_store(paths[0]).Status == 0x0000
+        assert association.send_c_store(paths[1]).Status == 0xA700
+        frames = iter(source)
+        next(frames)  # the second is asked for, so the first is processed
+        threading.Timer(0.5, lambda: association.send_c_store(paths[1])).start()
+        assert next(frames).index == 1
+        association.release()
+        assert source.describe()["refused_full"] == 1
+    finally:
+        source.close()
+
+
+def test_same_instance_twice_waits_once(tmp_path: Path) -> None:
+    source = open_dimse(f"dimse://EM@127.0.0.1:0?folder={tmp_path}")
+    association = client(source.port)
+    for _ in range(3):
+        assert association.send_c_store(dicom_file("CT_small.dcm")).Status == 0
+    association.release()
+    assert len(ready(tmp_path)) == 1
+    source.close()
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(SourceError, match=rf"dimse://EM@127\.0\.0\.1:{port} cannot listen: Address already in use"):
+            open_dimse(f"dimse://EM@127.0.0.1:{port}?folder={tmp_path}")
+    with receiving(tmp_path), pytest.raises(SourceError, match="in use by another receiver"):
+        open_dimse(f"dimse://EM@127.0.0.1:0?folder={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("dimse://127.0.0.1:11112", "is not an AE title"),
+        ("dimse://A-TITLE-THAT-IS-TOO-LONG@127.0.0.1:11112", "is not an AE title"),
+        ("dimse://EM@127.0.0.1", "give dimse://AET@host:port"),
+        ("dimse://EM@127.0.0.1:99999", "port is not a number"),
+        ("dimse://EM@127.0.0.1:0?colour=red", "unknown option colour; known are allow, folder, from, max_mb, spool_mb"),
+        ("dimse://EM@127.0.0.1:0?from=nowhere", "give addresses or networks"),
+        ("dimse://EM@127.0.0.1:0?max_mb=-3", "max_mb=-3: give a positive number"),
+        ("dimse://EM@127.0.0.1:0?folder=/proc/none", "/proc/none cannot be used as a spool"),
+        ("dimse://EM@192.0.2.1:11112", "cannot listen"),
+    ],
+)
+def test_bad_urls(url: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(SourceError, match=message) as caught:
+        open_dimse(url)
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------- what it bears
+
+_AARQ_LONG = b"\x01\x00\xff\xff\xff\xf0" + b"A" * 100_000
+_JUNK = {
+    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "long": _AARQ_LONG,
+    "zeros": bytes(4096),
+    "request": b"\x01\x00\x00\x00\x00\x50" + bytes(range(80)),
+    "data first": b"\x04\x00\x00\x00\x00\x10" + bytes(16),
+    "random": np.random.default_rng(0).bytes(1 << 16),
+}
+
+
+def test_garbage(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    with receiving(tmp_path) as reader:
+        for junk in _JUNK.values():
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", reader.source.port)) as connection,
+            ):
+                connection.sendall(junk)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):
+                    pass
+        wait_for(lambda: facts(reader)["garbage"] >= len(_JUNK))
+        association = client(reader.source.port)
+        assert association.send_c_store(dicom_file("CT_small.dcm")).Status == 0
+        association.release()
+        reader.wait(1)
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+    lines = [record.getMessage() for record in caplog.records if record.name == "edgemamba.runtime"]
+    assert len(lines) == len(_JUNK)
+    assert set(lines) == {"refused: a connection from 127.0.0.1 that asked for no DICOM association"}
+
+
+def test_garbage_inside_an_association(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Well-formed P-DATA-TF PDUs whose content is none: the association is aborted, the receiver goes on."""
+    rng = np.random.default_rng(1)
+    with receiving(tmp_path) as reader:
+        for control in (0, 1, 2, 3, 0xFF):
+            association = client(reader.source.port)
+            value = bytes([1, control]) + rng.bytes(200)
+            item = len(value).to_bytes(4, "big") + value
+            association.dul.socket.send(b"\x04\x00" + len(item).to_bytes(4, "big") + item)
+            if control & 2:
+                wait_for(lambda a=association: a.is_aborted)
+            else:
+                association.abort()
+        association = client(reader.source.port)
+        assert association.send_c_store(dicom_file("CT_small.dcm")).Status == 0
+        association.release()
+        reader.wait(1)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_fifty_associations_at_once(tmp_path: Path) -> None:
+    count = 50
+    paths = make_series(tmp_path / "series", count)
+    with receiving(tmp_path / "spool") as reader:
+        associations = [client(reader.source.port, f"CLIENT{i}") for i in range(count)]
+        assert all(association.is_established for association in associations)
+        statuses: dict[int, int] = {}
+
+        def send(i: int) -> None:
+            statuses[i] = associations[i].send_c_store(paths[i]).get("Status", -1)
+            associations[i].release()
+
+        senders = [threading.Thread(target=send, args=(i,)) for i in range(count)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        assert set(statuses.values()) == {0}
+        frames = reader.wait(count)
+        assert facts(reader)["associations"] == count
+    assert len({frame.source for frame in frames}) == count
+
+
+_SERVER = """
+import sys, time
+from edgemamba.runtime.sources.dimse import open_dimse
+source = open_dimse("dimse://EM@127.0.0.1:0?folder=" + sys.argv[1])
+print(source.port, flush=True)
+time.sleep(120)
+"""
+
+
+class HalfWay:
+    """A proxy that forwards the first ``limit`` bytes of a client to a server, and then holds the line."""
+
+    def __init__(self, port: int, limit: int) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._target, self._limit = port, limit
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        near, _ = self._server.accept()
+        far = socket.create_connection(("127.0.0.1", self._target))
+        threading.Thread(target=self._back, args=(far, near), daemon=True).start()
+        left = self._limit
+        while left and (data := near.recv(min(left, 4096))):
+            far.sendall(data)
+            left -= len(data)
+
+    @staticmethod
+    def _back(far: socket.socket, near: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := far.recv(4096):
+                near.sendall(data)
+
+
+def test_killed_while_receiving(tmp_path: Path) -> None:
+    """SIGKILL with one instance half way and others being sent: all that was acknowledged is there, and nothing else is read."""
+    spool = tmp_path / "spool"
+    paths = make_series(tmp_path / "series", 60)
+    environment = {**os.environ, "EDGEMAMBA_SALT": "test"}
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER, spool], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert server.stdout is not None
+    port = int(server.stdout.readline())
+    acknowledged: list[Path] = []
+    half = HalfWay(port, 25_000)
+
+    def send(some: list[Path], to: int) -> None:
+        association = client(to)
+        for path in some:
+            with contextlib.suppress(RuntimeError):
+                if association.send_c_store(path).get("Status", -1) == 0:
+                    acknowledged.append(path)
+
+    threads = [threading.Thread(target=send, args=(paths[i:-1:3], port), daemon=True) for i in range(3)]
+    threads.append(threading.Thread(target=send, args=(paths[-1:], half.port), daemon=True))
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: any(path.stat().st_size > 10_000 for path in (spool / "incoming").glob("*.part")))
+    wait_for(lambda: len(acknowledged) >= 6)
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    for thread in threads[:-1]:
+        thread.join(30)
+
+    def uid(path: Path) -> str:
+        return str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+
+    assert paths[-1] not in acknowledged
+    assert list((spool / "incoming").glob("*.part"))
+    on_disk = {uid(path) for path in ready(spool)}
+    assert {uid(path) for path in acknowledged} <= on_disk
+    assert len(on_disk) <= len(acknowledged) + 3  # written, and killed before the answer: at most one per association
+    with receiving(spool) as reader:
+        assert facts(reader)["recovered"] == len(on_disk)
+        frames = reader.wait(len(on_disk))
+        assert not list((spool / "incoming").iterdir())
+        wait_for(lambda: not ready(spool))
+        assert reader.source.skipped.count == 0
+        assert len(frames) == len(on_disk)
+
+
+def test_only_what_was_processed_leaves_the_spool(tmp_path: Path) -> None:
+    url = f"dimse://EM@127.0.0.1:0?folder={tmp_path}"
+    source = open_dimse(url)
+    association = client(source.port)
+    for path in make_series(tmp_path / "series", 3):
+        association.send_c_store(path)
+    association.release()
+    source.confirmed = True
+    frames = iter(source)
+    first, second = next(frames), next(frames)
+    assert len(ready(tmp_path)) == 3
+    source.done(first)
+    assert len(ready(tmp_path)) == 2
+    source.close()
+    again = open_dimse(url)
+    assert next(iter(again)).source == second.source
+    again.close()
+
+
+def test_undecodable_instance_is_put_aside(tmp_path: Path) -> None:
+    """Its header is good, so it was acknowledged; its pixels are not."""
+    dataset = pydicom.dcmread(dicom_file("JPEG2000.dcm"))
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    from pydicom.encaps import encapsulate
+
+    dataset.PixelData = encapsulate([bytes(1000)])
+    dataset.save_as(tmp_path / "bad.dcm")
+    need("storescu")
+    with receiving(tmp_path / "spool") as reader:
+        assert storescu(reader.source.port, tmp_path / "bad.dcm", dicom_file("CT_small.dcm")).returncode == 0
+        (frame,) = reader.wait(1)
+        assert frame.index == 1
+        assert reader.source.skipped.count == 1
+        assert len(list((tmp_path / "spool" / "unreadable").iterdir())) == 1
