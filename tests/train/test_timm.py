@@ -2,6 +2,7 @@
 
 The checks are those of timm's generic model tests (forward, backward, features and head, classifier and pooling removed, default
 configuration, feature extraction, intermediates), in this project's words. TorchScript is left out: see timm_models.
+Precision and stochastic depth are here too, because they are asked of all families alike.
 """
 
 from __future__ import annotations
@@ -305,3 +306,33 @@ def test_coarse_groups_are_stages(name: str) -> None:
     coarse = group_parameters(model, model.group_matcher(coarse=True))
     assert len(coarse) == len(model.feature_info) + 2
     assert sum(map(len, coarse.values())) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_trains_under_autocast(name: str, dtype: torch.dtype) -> None:
+    model = small(name).train()
+    with torch.autocast("cpu", dtype=dtype):
+        logits = model(pictures())
+    assert logits.dtype == dtype
+    assert logits.isfinite().all()
+    logits.float().square().mean().backward()
+    assert not [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+
+
+def test_runs_in_half_precision(name: str) -> None:
+    model, x = small(name).eval(), pictures()
+    with torch.inference_mode():
+        expected = model(x)
+        torch.testing.assert_close(model.half()(x.half()).float(), expected, rtol=0, atol=2e-3)
+
+
+def test_drop_path_is_random_in_training_only(name: str) -> None:
+    model, plain = small(name, drop_path_rate=0.9), small(name)
+    plain.load_state_dict(model.state_dict())
+    x = pictures()
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(x), plain.eval()(x), rtol=0, atol=0)
+        model.train()
+        torch.manual_seed(3)
+        first, second = model(x), model(x)
+    assert not torch.equal(first, second)

@@ -32,7 +32,8 @@ class VMambaConfig:
         stem: one convolution of ``patch_size`` pixels and stride (``patch``), or two that overlap, each with half of its
             stride (``overlap``).
         downsample: between stages: patch merging, a 2 x 2 convolution, or one of 3 x 3, all with stride 2. Odd sides are
-            rounded down by ``conv2``, up by the others.
+            rounded down by ``conv2``, up by the others. (Upstream's merging of January 2024, with which the vanilla models were
+            trained, left odd rows and columns out; at 224 pixels there are none, and ``merge`` pads as upstream does now.)
         dims, depths: channels and blocks of each stage.
         d_state: states for each inner channel of the scans.
         expand: inner channels of the scans for each channel.
