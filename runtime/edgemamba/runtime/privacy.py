@@ -48,8 +48,9 @@ PUBLIC_METADATA = frozenset(
 )
 _OWN_PREFIX = "x_"
 
-# PS3.5 section 9.1: components without leading zeros. An IP address has four components, a UID of an instance more.
-_UID = re.compile(r"(?<![\w.])[0-2](?:\.(?:0|[1-9]\d*)){4,}(?!\d)")
+# PS3.5 section 9.1, and with the leading zeros that some write all the same; also within a name such as MR.1.2.826.0.1.dcm. An IP
+# address has four components, a UID of an instance more.
+_UID = re.compile(r"(?<!\d)(?<!\d\.)[0-2](?:\.\d+){4,}")
 # PS3.6 annex A: UIDs of the standard itself (transfer syntaxes, SOP classes) name no instance.
 _STANDARD = "1.2.840.10008."
 _LONGEST_UID = 64
