@@ -81,9 +81,9 @@ def storescu(
     return sent
 
 
-def make_series(folder: Path, count: int = 5, *, seed_study: str = "") -> list[Path]:
+def make_series(folder: Path, count: int = 5, *, study: str = "", number: int = 1) -> list[Path]:
     """A CT series of ``count`` slices, written and numbered in an order that is not theirs in space."""
-    study = seed_study or generate_uid()
+    study = study or generate_uid()
     series = generate_uid()
     frame = generate_uid()
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +92,7 @@ def make_series(folder: Path, count: int = 5, *, seed_study: str = "") -> list[P
         dataset = pydicom.dcmread(dicom_file("CT_small.dcm"))
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = study, series, frame
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.SeriesNumber = number
         dataset.InstanceNumber = (i * 3) % count + 1
         dataset.ImagePositionPatient = [0.0, 0.0, float(10 * i)]
         dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -133,6 +134,7 @@ class Orthanc:
     """A running Orthanc: its DICOM and HTTP ports, and its REST interface."""
 
     user, password = "tester", "pass:w@rd"
+    folder: Path
 
     def __init__(self, dicom_port: int, http_port: int) -> None:
         self.dicom_port = dicom_port

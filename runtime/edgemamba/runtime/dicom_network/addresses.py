@@ -78,7 +78,7 @@ def parse_dicomweb(url: str, options: Collection[str], error: type[EdgeMambaErro
     if match := re.fullmatch(r"(?P<base>.*?)/studies(/(?P<study>[^/]*)(/series/(?P<series>[^/]*))?)?", base):
         base, study, series = match["base"], match["study"], match["series"]
         for kind, uid in (("study", study), ("series", series)):
-            if uid is not None and not _UID.fullmatch(uid):
+            if uid is not None and not is_uid(uid):
                 raise error(f"{_plain(url)}: the {kind}'s UID is not made of digits and dots")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     scheme = "https" if parts.scheme.lower() == "dicomwebs" else "http"
@@ -87,6 +87,11 @@ def parse_dicomweb(url: str, options: Collection[str], error: type[EdgeMambaErro
     password = unquote(parts.password) if parts.password else os.environ.get("EDGEMAMBA_DICOMWEB_PASSWORD")
     credentials = (user, password or "") if user else None
     return WebAddress(service, study, series, _options(parts, options, error), credentials)
+
+
+def is_uid(text: str) -> bool:
+    """Whether the text has the form of a UID (PS3.5 9.1; leading zeros, which some devices write, are let through)."""
+    return _UID.fullmatch(text) is not None
 
 
 def check_title(title: str, error: type[EdgeMambaError]) -> None:
