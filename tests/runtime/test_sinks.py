@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.predictions import TopClass
 from edgemamba.runtime.results import Result
 from edgemamba.runtime.sinks import CsvSink, ImageFolderSink, JsonlSink, VideoSink, open_sink
+from edgemamba.runtime.sinks.window import has_windows
 from edgemamba.runtime.sources import open_source
 from edgemamba.runtime.sources.base import Source
 
@@ -267,3 +269,56 @@ def test_where_nothing_can_be_written(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SinkError, match="file"):
         open_sink(tmp_path / "file" / name).open(Described())
+
+
+# --------------------------------------------------------------------------------------------------------------------- CSV
+
+
+def test_csv_rows(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with open_sink(path) as sink:
+        sink.open(Described())
+        sink.write(result(3))
+        evil = Frame(np.zeros((8, 8, 3), np.uint8), 4, 0.5, '=HYPERLINK("x"),"y"')
+        sink.write(Result(evil, TOP, np.zeros(2, np.float32), 0.001))
+    rows = list(csv.reader(path.open(encoding="utf-8", newline="")))
+    assert rows == [
+        ["index", "timestamp", "source", "class_1", "probability_1", "class_2", "probability_2", "latency_ms"],
+        ["3", "0.120000", "clip.mp4", "grün", "0.750000", "red", "0.250000", "12.300"],
+        ["4", "0.500000", '\'=HYPERLINK("x"),"y"', "grün", "0.750000", "red", "0.250000", "1.000"],
+    ]
+    assert path.read_bytes().count(b"\r\n") == 3  # RFC 4180
+
+
+# ------------------------------------------------------------------------------------------------------------------ window
+
+
+def test_a_window_where_opencv_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    if has_windows(cv2):
+        pytest.skip("this OpenCV has windows")
+    with pytest.raises(SinkError, match=r"built without windows \(opencv-python-headless\).* --web PORT"):
+        open_sink("window://").open(Described())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are named so on Linux")
+def test_a_window_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemamba.runtime.sinks.window.has_windows", lambda module: True)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SinkError, match="there is no display"):
+        open_sink("window://").open(Described())
+
+
+def test_a_window_on_a_real_display(colour_engine: Any) -> None:
+    if not has_windows(cv2):
+        pytest.skip("this OpenCV has no windows (opencv-python-headless)")
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        pytest.skip("there is no display; run under xvfb-run")
+
+    class Pictures(Described):
+        def __iter__(self) -> Any:
+            return (Frame(np.full((240, 320, 3), 90, np.uint8), i, i / 25, "x") for i in range(5))
+
+    sink = open_sink("window://edgemamba%20test")
+    assert len(list(stream(Pictures(), colour_engine, sinks=[sink]))) == 5
+    assert "frames shown" in sink.describe()
