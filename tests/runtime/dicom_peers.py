@@ -130,6 +130,23 @@ def storescp(folder: Path) -> Iterator[int]:
         yield port
 
 
+@contextlib.contextmanager
+def dcmqrscp(folder: Path) -> Iterator[int]:
+    """dcmtk's archive ``QRSCP``, which keeps what it is sent in ``folder``."""
+    need("dcmqrscp")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    settings = folder.parent / "dcmqrscp.cfg"
+    settings.write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nQRSCP {folder} RW (200, 1024mb) ANY\nAETable END\n"
+    )
+    with process("dcmqrscp", "-c", settings, cwd=folder.parent):
+        wait_for(lambda: listening(port))
+        yield port
+
+
 class Orthanc:
     """A running Orthanc: its DICOM and HTTP ports, and its REST interface."""
 

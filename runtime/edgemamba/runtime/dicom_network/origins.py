@@ -67,13 +67,14 @@ class Origins:
 
     def __init__(self, source: Source) -> None:
         self._files = source.files
+        self._dicom = any(looks_like_dicom(path) for path in source.files)
         self._by_name: dict[str, Path | None] | None = None
         self._last: tuple[Path, Dataset] | None = None
 
     @property
-    def impossible(self) -> bool:
-        """Whether it is known beforehand that no frame has an instance behind it."""
-        return bool(self._files) and not any(looks_like_dicom(path) for path in self._files)
+    def possible(self) -> bool:
+        """Whether some of the source's files, as far as they are known beforehand, are DICOM."""
+        return self._dicom
 
     def header(self, frame: Frame) -> Dataset | None:
         """The header behind a frame; None for frames that were not DICOM, or of two files of the same name."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgemamba.runtime.dicom_network.addresses import DimseAddress
+from edgemamba.runtime.dicom_network.quiet import quiet
 from edgemamba.runtime.dicom_network.spool import Part, Spool
 from edgemamba.runtime.dicom_pixels import DicomImage, Voi
 from edgemamba.runtime.errors import SourceError
@@ -101,7 +102,8 @@ class Receiver:
         self._lock = threading.Lock()
         self._peers: dict[Any, _Peer] = {}
         self.counts = Counts()
-        quiet_pynetdicom()
+        quiet("pynetdicom")
+        quiet("pydicom")
         entity = pynetdicom.AE(ae_title=address.ae_title)
         entity.maximum_associations = MOST_ASSOCIATIONS
         entity.require_called_aet = True
@@ -250,13 +252,6 @@ def storage_contexts() -> list[Any]:
         if "Image" in name and "Storage" in name:
             contexts.append(pynetdicom.build_context(context.abstract_syntax, syntaxes))
     return contexts
-
-
-def quiet_pynetdicom() -> None:
-    """Leave the telling to our own log, which names no patient: pynetdicom's is silent unless someone set its level."""
-    logger = logging.getLogger("pynetdicom")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)
 
 
 def _server_class(admit: Callable[[str], bool]) -> type[Any]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from edgemamba.runtime.dicom_network.addresses import WebAddress
+from edgemamba.runtime.dicom_network.quiet import quiet
 from edgemamba.runtime.extras import require
 
 LOGGER = logging.getLogger("edgemamba.runtime")
@@ -74,9 +75,8 @@ class WebService:
             self._session.verify = str(ca)
         self.client = web.DICOMwebClient(address.service, session=self._session, timeout=self._timeout)
         self.client.set_http_retry_params(False)  # ours cover connections that fail as well
-        logger = logging.getLogger("dicomweb_client")
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.CRITICAL)  # it names studies
+        quiet("dicomweb_client")
+        quiet("pydicom")
 
     def ask(self, request: Callable[[], T]) -> T:
         """Run a request that uses :attr:`client` or the session, and again where that may help.

@@ -1,0 +1,14 @@
+"""Libraries whose logs and warnings quote data sets: their telling is left to our own log, which names no patient."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet(library: str) -> None:
+    """Silence a library's logger, unless someone has set its level, and its warnings about values."""
+    logger = logging.getLogger(library)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", category=UserWarning, module=rf"{library}(\.|$)")

@@ -1,0 +1,436 @@
+"""DICOM objects of results: valid, correctly referring, without patients unless asked; sent to dcmtk and Orthanc."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("highdicom")
+import highdicom as hd
+import pydicom
+from pydicom.uid import generate_uid
+from runtime.dicom_peers import dcmqrscp, dicom_file, free_port, make_series, orthanc, run, storescp, wait_for
+
+from edgemamba.runtime import stream
+from edgemamba.runtime.dicom_network import outbox
+from edgemamba.runtime.errors import SinkError
+from edgemamba.runtime.overlay import annotate
+from edgemamba.runtime.predictions import TopClass
+from edgemamba.runtime.privacy import hashed
+from edgemamba.runtime.results import Result
+from edgemamba.runtime.sinks.base import Sink
+from edgemamba.runtime.sinks.dicom_objects import DicomSink, open_dicom_sink
+from edgemamba.runtime.sinks.dicom_report import class_code
+from edgemamba.runtime.sources import open_source
+from edgemamba.runtime.sources.base import Source
+
+TOP = (TopClass(1, "Größe: klein", 0.75), TopClass(0, "other", 0.25))
+# Grey and colour, one frame and many, two modalities, compressed with and without loss, inverted.
+SOURCES = (
+    "CT_small.dcm",
+    "MR_small_RLE.dcm",
+    "examples_ybr_color.dcm",
+    "JPEG2000.dcm",
+    "SC_rgb_small_odd.dcm",
+    "examples_overlay.dcm",
+)
+SECRETS = {
+    "PatientName": "Sécret^Patïent",
+    "PatientID": "SECRET-ID-4711",
+    "PatientBirthDate": "19610203",
+    "PatientSex": "F",
+    "StudyDate": "20210304",
+    "StudyTime": "112233",
+    "StudyID": "ST-SECRET",
+    "AccessionNumber": "ACC-SECRET",
+    "ReferringPhysicianName": "Doctor^Secret",
+}
+OTHERS = {"InstitutionName": "SECRET HOSPITAL", "OperatorsName": "Oper^Secret", "StationName": "SECRET-7"}
+
+
+def write_all(sink: Sink, source: Source, top: Sequence[TopClass] = TOP) -> list[Result]:
+    results = [Result(frame, tuple(top), np.zeros(2, np.float32), 0.01) for frame in source]
+    with sink:
+        sink.open(source)
+        for result in results:
+            sink.write(result)
+    return results
+
+
+def patient_file(path: Path, name: str = "CT_small.dcm") -> pydicom.Dataset:
+    """A file full of what may not leave."""
+    dataset = pydicom.dcmread(dicom_file(name))
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
+    for keyword, value in {**SECRETS, **OTHERS}.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return dataset
+
+
+def objects(folder: Path, kind: str) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(path) for path in sorted(folder.glob(f"{kind}-*.dcm"))]
+
+
+# -------------------------------------------------------------------------------------------------------------- what they say
+
+
+def test_capture(tmp_path: Path) -> None:
+    with open_source(dicom_file("examples_ybr_color.dcm")) as source:
+        results = write_all(DicomSink(tmp_path, kinds=("sc",)), source)
+    captures = objects(tmp_path, "sc")
+    original = pydicom.dcmread(dicom_file("examples_ybr_color.dcm"), stop_before_pixels=True)
+    assert len(captures) == len(results) == 30
+    assert len({item.SeriesInstanceUID for item in captures}) == 1
+    for index, (capture, result) in enumerate(zip(captures, results, strict=True)):
+        assert (capture.pixel_array == annotate(result.frame.pixels, result.top)).all()
+        (reference,) = capture.SourceImageSequence
+        assert reference.ReferencedSOPInstanceUID == original.SOPInstanceUID
+        assert reference.ReferencedSOPClassUID == original.SOPClassUID
+        assert reference.ReferencedFrameNumber == index + 1
+        assert capture.StudyInstanceUID == original.StudyInstanceUID
+        assert capture.SeriesInstanceUID != original.SeriesInstanceUID
+        assert capture.InstanceNumber == index + 1
+
+
+def test_report(tmp_path: Path) -> None:
+    """Read back by highdicom as a Measurement Report."""
+    with open_source(dicom_file("examples_ybr_color.dcm")) as source:
+        write_all(DicomSink(tmp_path, kinds=("sr",), classes=2), source)
+    (path,) = tmp_path.iterdir()
+    report = hd.sr.srread(path)
+    original = pydicom.dcmread(dicom_file("examples_ybr_color.dcm"), stop_before_pixels=True)
+    assert isinstance(report, hd.sr.ComprehensiveSR)
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    groups = report.content.get_image_measurement_groups()
+    assert len(groups) == 60
+    assert len({group.tracking_uid for group in groups}) == 60
+    for number, group in enumerate(groups):
+        expected = TOP[number % 2]
+        assert group.finding_type.meaning == expected.name
+        assert group.finding_type == class_code(hd.sr, expected.name)
+        (certainty,) = group.get_measurements()
+        assert (certainty.name.value, certainty.name.scheme_designator) == ("111013", "DCM")
+        assert (certainty.value, certainty.unit.value) == (100 * expected.probability, "%")
+        (reference,) = group.source_images
+        assert reference.referenced_sop_instance_uid == original.SOPInstanceUID
+        assert reference.referenced_frame_numbers == [number // 2 + 1]
+    assert [evidence[2] for evidence in report.get_evidence()] == [original.SOPInstanceUID]
+    assert (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag) == (
+        "COMPLETE",
+        "UNVERIFIED",
+        "PRELIMINARY",
+    )
+
+
+def test_one_report_an_instance_and_one_series_a_series(tmp_path: Path) -> None:
+    make_series(tmp_path / "a", 3)
+    make_series(tmp_path / "b", 2, number=2)
+    with open_source(tmp_path) as source:
+        results = write_all(DicomSink(tmp_path / "out"), source)
+    assert len(results) == 5
+    for kind in ("sr", "sc"):
+        written = objects(tmp_path / "out", kind)
+        assert [item.InstanceNumber for item in written] == [1, 2, 3, 1, 2]
+        assert len({item.SeriesInstanceUID for item in written}) == 2
+        sources = {pydicom.dcmread(path).StudyInstanceUID for path in tmp_path.glob("[ab]/*.dcm")}
+        assert {item.StudyInstanceUID for item in written} == sources
+
+
+def test_report_of_a_cine_that_lost_its_last_frames(tmp_path: Path) -> None:
+    with open_source(dicom_file("examples_ybr_color.dcm")) as source:
+        frames = list(source)[:7]
+        sink = DicomSink(tmp_path, kinds=("sr",))
+        sink.open(source)
+        for frame in frames:
+            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+        assert not list(tmp_path.iterdir())
+        sink.close()
+        sink.close()
+    assert len(hd.sr.srread(next(tmp_path.iterdir())).content.get_image_measurement_groups()) == 7
+
+
+@pytest.mark.parametrize("include_phi", [False, True])
+@pytest.mark.parametrize("name", SOURCES)
+def test_valid_by_dciodvfy(name: str, include_phi: bool, tmp_path: Path) -> None:
+    """David Clunie's validator finds no error; it knows no private coding scheme, which is a warning."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (apt-get install dicom3tools)")
+    patient_file(tmp_path / "source.dcm", name)
+    with open_source(tmp_path / "source.dcm") as source:
+        write_all(DicomSink(tmp_path / "out", include_phi=include_phi), source)
+    written = sorted((tmp_path / "out").iterdir())
+    assert {path.name[:2] for path in written} == {"sr", "sc"}
+    for path in (written[0], written[-1]):
+        said = run("dciodvfy", "-new", path)
+        errors = [line for line in said.stderr.splitlines() if line.startswith("Error")]
+        assert not errors, errors
+        assert said.returncode == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- the patient
+
+
+def test_no_patient_unless_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    original = patient_file(tmp_path / "source.dcm")
+    with open_source(tmp_path / "source.dcm") as source:
+        write_all(DicomSink(tmp_path / "out"), source)
+    for path in (tmp_path / "out").iterdir():
+        raw = path.read_bytes()
+        for value in (*SECRETS.values(), *OTHERS.values()):
+            if len(value) > 1:
+                assert value.encode("latin-1") not in raw
+                assert value.encode() not in raw
+        written = pydicom.dcmread(path)
+        assert written.PatientIdentityRemoved == "YES"
+        assert [item.CodeValue for item in written.DeidentificationMethodCodeSequence] == ["113100", "113110"]
+        assert written.LongitudinalTemporalInformationModified == "REMOVED"
+        assert written.PatientID.startswith("EM-")
+        assert written.ContentDate == "19000101"
+        assert not written.StudyDate
+        assert original.SOPInstanceUID.encode() in raw
+        assert path.name.endswith(f"{hashed(original.SOPInstanceUID)[4:]}.dcm")
+    assert original.SOPInstanceUID not in caplog.text
+
+
+def test_the_patient_where_asked(tmp_path: Path) -> None:
+    patient_file(tmp_path / "source.dcm")
+    with open_source(tmp_path / "source.dcm") as source:
+        write_all(DicomSink(tmp_path / "out", include_phi=True), source)
+    for path in (tmp_path / "out").iterdir():
+        written = pydicom.dcmread(path)
+        assert {keyword: str(written[keyword].value) for keyword in SECRETS} == SECRETS
+        assert "PatientIdentityRemoved" not in written
+        raw = path.read_bytes()
+        assert not any(value.encode() in raw for value in OTHERS.values())
+
+
+def test_name_in_other_letters(tmp_path: Path) -> None:
+    """A name of two representations in escaped character sets arrives as the same text in UTF-8."""
+    dataset = pydicom.dcmread(dicom_file("CT_small.dcm"))
+    dataset.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    dataset.PatientName = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    dataset.save_as(tmp_path / "source.dcm")
+    with open_source(tmp_path / "source.dcm") as source:
+        write_all(DicomSink(tmp_path / "out", include_phi=True), source)
+    for path in (tmp_path / "out").iterdir():
+        assert str(pydicom.dcmread(path).PatientName) == "Yamada^Tarou=山田^太郎=やまだ^たろう"
+
+
+def test_burned_in_annotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = patient_file(tmp_path / "source.dcm")
+    dataset.BurnedInAnnotation = "YES"
+    dataset.save_as(tmp_path / "source.dcm")
+    with open_source(tmp_path / "source.dcm") as source:
+        sink = DicomSink(tmp_path / "out")
+        write_all(sink, source)
+        assert (len(objects(tmp_path / "out", "sr")), len(objects(tmp_path / "out", "sc"))) == (1, 0)
+        assert "1 skipped" in sink.describe()
+        write_all(DicomSink(tmp_path / "phi", include_phi=True), source)
+    assert "its pixels show who it is" in caplog.text
+    assert objects(tmp_path / "phi", "sc")[0].BurnedInAnnotation == "YES"
+
+
+def test_damaged_attributes_are_left_out(tmp_path: Path) -> None:
+    """Values that break their form would make our objects invalid; so would a missing UID, which is said."""
+    dataset = pydicom.dcmread(dicom_file("CT_small.dcm"))
+    with pydicom.config.disable_value_validation():
+        dataset.PatientSex, dataset.StudyDate, dataset.StudyTime, dataset.PatientBirthDate = "X", "gone", "99", "1961"
+        dataset.save_as(tmp_path / "source.dcm")
+        del dataset.StudyInstanceUID
+        dataset.save_as(tmp_path / "orphan.dcm")
+    with open_source(tmp_path / "source.dcm") as source:
+        write_all(DicomSink(tmp_path / "out", include_phi=True), source)
+    (report,) = objects(tmp_path / "out", "sr")
+    assert not any(report[keyword].value for keyword in ("PatientSex", "StudyDate", "StudyTime", "PatientBirthDate"))
+    with open_source(tmp_path / "orphan.dcm") as source:
+        sink = DicomSink(tmp_path / "none")
+        write_all(sink, source)
+    assert sink.skipped == 1
+    assert not list((tmp_path / "none").iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------------- what is not
+
+
+def test_sources_that_are_not_dicom(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20, 3), np.uint8))
+    with open_source(tmp_path / "a.png") as source, pytest.raises(SinkError, match=r"a\.png holds no DICOM instance"):
+        write_all(DicomSink(tmp_path / "out"), source)
+    shutil.copy(dicom_file("CT_small.dcm"), tmp_path / "b.dcm")
+    with open_source(tmp_path) as source:
+        sink = DicomSink(tmp_path / "out")
+        write_all(sink, source)
+    assert (len(objects(tmp_path / "out", "sr")), sink.skipped) == (1, 1)
+
+
+def test_files_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        make_series(tmp_path / folder, 1)
+    with open_source(str(tmp_path / "*" / "001.dcm")) as source:  # a glob names frames by their files alone
+        sink = DicomSink(tmp_path / "out")
+        sink.open(source)
+        for frame in source:
+            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+        sink.close()
+    wrong = {item.SourceImageSequence[0].ReferencedSOPInstanceUID for item in objects(tmp_path / "out", "sc")}
+    right = {pydicom.dcmread(path).SOPInstanceUID for path in tmp_path.glob("[ab]/*.dcm")}
+    assert wrong in (set(), right)  # never one for the other
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("dicom://", "name a folder"),
+        ("dicom:///tmp/x?objects=seg", "objects=seg: give sr or sc"),
+        ("dicom:///tmp/x?queue=3", "unknown option queue; known is objects"),
+        ("dimse://127.0.0.1:104", "is not an AE title"),
+        ("dimse://PACS@127.0.0.1:104?allow=x", "unknown option allow; known are calling, max_mb, objects, queue"),
+        ("dimse://PACS@127.0.0.1:104?calling=way-too-long-a-title", "is not an AE title"),
+        ("dicomweb://host/base?ca=/none", "ca=/none is no file"),
+        ("ftp://host", "ftp:// is no DICOM sink"),
+    ],
+)
+def test_bad_uris(uri: str, message: str) -> None:
+    with pytest.raises(SinkError, match=message):
+        open_dicom_sink(uri)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with open_source(dicom_file("CT_small.dcm")) as source, pytest.raises(SinkError, match="cannot be made a folder"):
+        write_all(DicomSink(tmp_path / "file"), source)
+
+
+# -------------------------------------------------------------------------------------------------------------------- sending
+
+
+def test_orthanc_takes_both_ways_into_the_patients_study(tmp_path: Path) -> None:
+    make_series(tmp_path / "series", 2)
+    with orthanc(tmp_path / "orthanc") as peer:
+        peer.upload(*(tmp_path / "series").iterdir())
+        secret = f"{peer.user}:pass%3Aw%40rd"
+        uris = (
+            f"dimse://ORTHANC@127.0.0.1:{peer.dicom_port}?queue={tmp_path}/q1",
+            f"dicomweb://{secret}@127.0.0.1:{peer.http_port}/dicom-web?queue={tmp_path}/q2",
+        )
+        for uri in uris:
+            with open_source(tmp_path / "series") as source:
+                sink = open_dicom_sink(uri, include_phi=True)
+                write_all(sink, source)
+            assert "4 sent, 0 wait, 0 refused, 0 dropped" in sink.describe()
+            assert "pass" not in sink.describe()
+        (study,) = peer.rest("/studies")
+        kinds = [peer.rest(f"/series/{series}") for series in peer.rest(f"/studies/{study}")["Series"]]
+        found = sorted((series["MainDicomTags"]["Modality"], len(series["Instances"])) for series in kinds)
+        assert found == [("CT", 2), ("OT", 2), ("OT", 2), ("SR", 2), ("SR", 2)]
+
+
+def test_storescp_and_dcmqrscp_take_them(tmp_path: Path) -> None:
+    make_series(tmp_path / "series", 2)
+    for name, peer in (("STORESCP", storescp), ("QRSCP", dcmqrscp)):
+        with peer(tmp_path / name / "in") as port, open_source(tmp_path / "series") as source:
+            sink = open_dicom_sink(f"dimse://{name}@127.0.0.1:{port}?queue={tmp_path}/q&calling=EDGE")
+            write_all(sink, source)
+            assert "4 sent, 0 wait" in sink.describe()
+        received = [pydicom.dcmread(path) for path in (tmp_path / name / "in").iterdir() if path.name != "index.dat"]
+        assert len(received) == 4
+        assert {item.PatientIdentityRemoved for item in received} == {"YES"}
+
+
+def test_peer_that_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects wait on disk through the end of the process, and are sent when the peer is back."""
+    monkeypatch.setattr(outbox, "_FIRST_WAIT", 0.02)
+    uri = f"dimse://STORESCP@127.0.0.1:{free_port()}?queue={tmp_path}/q"
+    with open_source(dicom_file("CT_small.dcm")) as source:
+        sink = open_dicom_sink(uri)
+        sink.open(source)
+        for frame in source:
+            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+        wait_for(lambda: "does not answer; trying again" in caplog.text)
+        assert sink._outbox is not None
+        sink._outbox.close(patience=0.1)
+        assert "0 sent, 2 wait" in sink.describe()
+    with storescp(tmp_path / "in") as port:
+        again = open_dicom_sink(f"dimse://STORESCP@127.0.0.1:{port}?queue={tmp_path}/q")
+        again.close()
+        assert "2 sent, 0 wait" in again.describe()
+    assert len(list((tmp_path / "in").iterdir())) == 2
+
+
+def test_full_queue_drops_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    uri = f"dimse://STORESCP@127.0.0.1:{free_port()}?queue={tmp_path}/q&max_mb=0.01&objects=sr"
+    sink = open_dicom_sink(uri)
+    make_series(tmp_path / "series", 4)
+    with open_source(tmp_path / "series") as source:
+        sink.open(source)
+        for frame in source:
+            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+    assert sink._outbox is not None
+    sink._outbox.close(patience=0.1)
+    waiting = len(list((tmp_path / "q" / "waiting").iterdir()))
+    assert 0 < waiting < 4
+    assert f"{waiting} wait, 0 refused, {4 - waiting} dropped" in sink.describe()
+    assert "its queue is full; 1 objects were dropped" in caplog.text
+
+
+def test_what_the_peer_refuses_is_put_aside(tmp_path: Path) -> None:
+    """A real SCP that takes no reports: our own receiver, which takes pictures only."""
+    from edgemamba.runtime.sources.dimse import open_dimse
+
+    with open_dimse(f"dimse://EM@127.0.0.1:0?folder={tmp_path}/spool") as receiver:
+        port = receiver.port
+        with open_source(dicom_file("CT_small.dcm")) as source:
+            sink = open_dicom_sink(f"dimse://EM@127.0.0.1:{port}?queue={tmp_path}/q")
+            write_all(sink, source)
+        assert "1 sent, 0 wait, 1 refused" in sink.describe()
+        assert len(list((tmp_path / "q" / "refused").iterdir())) == 1
+        frame = next(iter(receiver))
+        assert frame.pixels.shape[2] == 3
+
+
+def test_two_processes_cannot_share_a_queue(tmp_path: Path) -> None:
+    uri = f"dimse://PACS@127.0.0.1:{free_port()}?queue={tmp_path}"
+    first = open_dicom_sink(uri)
+    with pytest.raises(SinkError, match="is the queue of another process"):
+        open_dicom_sink(uri)
+    first.close()
+
+
+def test_from_receiver_to_archive(tmp_path: Path, colour_engine: Any) -> None:
+    """C-STORE in, results out as reports by C-STORE, and the public log line beside them without a patient."""
+    from runtime.dicom_peers import need, storescu
+
+    from edgemamba.runtime.sinks import JsonlSink
+    from edgemamba.runtime.sources.dimse import open_dimse
+
+    need("storescu")
+    paths = make_series(tmp_path / "series", 3)
+    with storescp(tmp_path / "in") as port:
+        source = open_dimse(f"dimse://EM@127.0.0.1:0?folder={tmp_path}/spool")
+        assert storescu(source.port, *paths).returncode == 0
+        archive = open_dicom_sink(f"dimse://STORESCP@127.0.0.1:{port}?queue={tmp_path}/q&objects=sr")
+        lines = JsonlSink(tmp_path / "out.jsonl")
+        results = list(stream(source, colour_engine, sinks=[archive, lines], max_frames=3))
+    received = [pydicom.dcmread(path) for path in (tmp_path / "in").iterdir()]
+    evidence = [item.CurrentRequestedProcedureEvidenceSequence[0] for item in received]
+    referred = {
+        str(item.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for item in evidence
+    }
+    assert referred == {str(pydicom.dcmread(path).SOPInstanceUID) for path in paths}
+    text = (tmp_path / "out.jsonl").read_text()
+    assert [json.loads(line)["source"] for line in text.splitlines()] == [item.frame.source for item in results]
+    assert "SECRET" not in text
+    assert not any(uid in text for uid in referred)
+    assert {item.ManufacturerModelName for item in received} == {"colour"}
