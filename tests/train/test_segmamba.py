@@ -46,8 +46,13 @@ def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
+TENSORS = re.compile(r"state/.+|input|logits|logits_fp64(_stride\d+)?|feature/.+")
+
+
 def test_network_equals_upstream(network: Path) -> None:
     sidecar, tensors = read(network)
+    unknown = [key for key in tensors if not TENSORS.fullmatch(key)]
+    assert not unknown, f"tensors that this test compares with nothing: {', '.join(unknown)}"
     model = SegMamba(config_from_upstream(sidecar["constructor"])).eval()
     model.load_state_dict(below(tensors, "state/"), strict=True)
     features: dict[str, Tensor] = {}
