@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,7 +23,21 @@ from edgemamba.runtime.results import Result
 from edgemamba.runtime.sinks.base import Sink
 from edgemamba.runtime.sources.base import Source
 
-__all__ = ["Options", "Pipeline"]
+__all__ = ["Confirming", "Options", "Pipeline"]
+
+
+@runtime_checkable
+class Confirming(Protocol):
+    """A source that keeps what it gave until the results are safe, and gives it again after a crash (a DICOM receiver).
+
+    Attributes:
+        confirmed: set by the pipeline: :meth:`done` will be called.
+    """
+
+    confirmed: bool
+
+    def done(self, frame: Frame) -> None:
+        """The results of this frame and of all before it are safe."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,10 @@ class Pipeline:
         self._capture = Capture(
             source, self._prepare, self.report, watchdog, options.strategy, options.room, options.max_frames
         )
-        self._writer = Writer(sinks, self.report, engine, redactor)
+        done: Callable[[Frame], None] = _nothing
+        if isinstance(source, Confirming):
+            source.confirmed, done = True, source.done
+        self._writer = Writer(sinks, self.report, engine, redactor, done)
 
     def ask_to_stop(self) -> None:
         """End after the batch in work; may be called from any thread and from a signal handler."""
@@ -76,6 +94,7 @@ class Pipeline:
                     wanted = self._writer.put(result) and wanted
                     self.report.frames += 1
                     yield result
+                    self._writer.given(result)
         except GeneratorExit:  # the caller has enough; what a sink has to say on closing is still of interest
             pass
         except BaseException as error:
@@ -131,3 +150,7 @@ class Pipeline:
 
     def _skip(self, frame: Frame, reason: str) -> None:
         self.report.source.skipped.add(f"{frame.source} frame {frame.index}: {reason}")
+
+
+def _nothing(frame: Frame) -> None:
+    """For sources that keep nothing."""

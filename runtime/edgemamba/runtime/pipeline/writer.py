@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 
 from edgemamba.runtime.engines.base import Engine
 from edgemamba.runtime.errors import SinkError
+from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.privacy import Redactor
 from edgemamba.runtime.report import StreamReport
 from edgemamba.runtime.results import Result
@@ -29,10 +31,19 @@ class Writer:
         report: its stage ``sink`` is timed here; shown by sinks that show it.
         engine: described by sinks that describe it.
         redactor: what others may see of a result.
+        on_written: told each frame whose result all sinks have, in order, by whichever thread wrote it last.
     """
 
-    def __init__(self, sinks: tuple[Sink, ...], report: StreamReport, engine: Engine, redactor: Redactor) -> None:
+    def __init__(
+        self,
+        sinks: tuple[Sink, ...],
+        report: StreamReport,
+        engine: Engine,
+        redactor: Redactor,
+        on_written: Callable[[Frame], None],
+    ) -> None:
         self._sinks = sinks
+        self._on_written = on_written
         self._here = tuple(sink for sink in sinks if sink.in_callers_thread)
         self._apart = tuple(sink for sink in sinks if not sink.in_callers_thread)
         self._report = report
@@ -67,6 +78,11 @@ class Writer:
                 continue
         return all(sink.wants_more for sink in self._sinks)
 
+    def given(self, result: Result) -> None:
+        """The caller has had the result, and has come back for the next one: without other sinks, that is all it is for."""
+        if not self._apart:
+            self._on_written(result.frame)
+
     def stop(self) -> BaseException | None:
         """Write what is queued and close every sink; returns the first failure."""
         if self._thread.ident is not None:
@@ -89,6 +105,7 @@ class Writer:
             while (result := self._queue.get()) is not None:
                 with self._report.stages["sink"].measure():
                     self._write(self._apart, result)
+                self._on_written(result.frame)
         except BaseException as error:
             self._error = error
 

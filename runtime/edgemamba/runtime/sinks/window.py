@@ -47,7 +47,7 @@ class WindowSink(Sink):
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise SinkError(f"window://: there is no display (DISPLAY and WAYLAND_DISPLAY are not set); {instead}")
         try:
-            cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         except cv2.error as error:
             raise SinkError(f"window:// cannot be opened: {error.err}") from None
         self._cv2 = cv2
