@@ -131,9 +131,13 @@ class Cuda:
         self._call(self._driver.cuStreamBeginCapture, stream, mode)
         try:
             enqueue()
-        finally:  # ended in any case: a stream that is being captured can do nothing else
-            ended = self._driver.cuStreamEndCapture(stream)
-        graph = _checked(self._driver, ended)
+        except BaseException:
+            # Ended in any case: a stream that is being captured can do nothing else.
+            status, graph = self._driver.cuStreamEndCapture(stream)
+            if int(status) == 0:
+                self._call(self._driver.cuGraphDestroy, graph)
+            raise
+        graph = self._call(self._driver.cuStreamEndCapture, stream)
         try:
             return self._call(self._driver.cuGraphInstantiate, graph, 0)
         finally:
