@@ -1,0 +1,145 @@
+"""Compiles the scan's kernels for an architecture without a GPU, and says what ptxas made of them.
+
+    python -m edgemamba.train.triton_scan.ahead [--arch 75 80 86 87 89 90 100 120] [--dtype fp16] [--states 16] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from edgemamba.train.triton_scan.backward_kernel import scan_backward
+from edgemamba.train.triton_scan.configuration import (
+    TILE,
+    BackwardConfig,
+    ForwardConfig,
+    default_backward,
+    default_forward,
+)
+from edgemamba.train.triton_scan.forward_kernel import scan_forward
+
+ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
+_VALUES = ("u", "delta", "B", "C", "dy", "ddelta")
+_PARAMETERS = ("decay", "D", "delta_bias", "states", "carry", "dA", "dB", "dC", "dD", "dbias")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel on one architecture: registers a thread, bytes of spills, bytes of shared memory, bytes of code."""
+
+    kernel: str
+    arch: int
+    dtype: str
+    registers: int
+    spill_stores: int
+    spill_loads: int
+    shared: int
+    code: int
+
+
+def compile_forward(
+    arch: int, dtype: str, states: int, config: ForwardConfig | None = None, *, checkpoints: bool = False
+) -> Compiled:
+    """The scan (directions add up: float32 parts), or the pass that leaves the states of every tile.
+
+    ``dtype`` is Triton's name: fp32, fp16 or bf16.
+    """
+    config = config or default_forward(384, states)
+    constants = {
+        "N": triton.next_power_of_2(states),
+        "BLOCK": config.block,
+        "TILE": TILE,
+        "SOFTPLUS": True,
+        "WRITE_STATES": checkpoints,
+    }
+    name = "checkpoints" if checkpoints else "forward"
+    return _compile(scan_forward, name, arch, dtype, constants, config.warps, {"y": "*fp32"})
+
+
+def compile_backward(arch: int, dtype: str, states: int, config: BackwardConfig | None = None) -> Compiled:
+    """The gradients of all inputs; a u of each direction's own."""
+    config = config or default_backward(384, states)
+    constants = {"STATES": config.states, "BLOCK": config.block, "TILE": TILE, "SOFTPLUS": True}
+    constants |= {f"WANT_{name}": True for name in ("U", "DELTA", "A", "B", "C")}
+    return _compile(scan_backward, "backward", arch, dtype, constants, config.warps, {"du": f"*{dtype}"})
+
+
+def _compile(
+    kernel: Any, name: str, arch: int, dtype: str, constants: dict[str, Any], warps: int, pointers: dict[str, str]
+) -> Compiled:
+    pointers = pointers | dict.fromkeys(_VALUES, f"*{dtype}") | dict.fromkeys(_PARAMETERS, "*fp32") | {"order": "*i32"}
+    signature = {
+        argument: "constexpr" if argument in constants else pointers.get(argument, "i32") for argument in kernel.arg_names
+    }
+    built = triton.compile(
+        ASTSource(kernel, signature, constexprs=constants),
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": warps, "enable_fp_fusion": True},
+    )
+    registers, stores, loads = _resources(built.asm["ptx"], arch)
+    return Compiled(name, arch, dtype, registers, stores, loads, built.metadata.shared, len(built.asm["cubin"]))
+
+
+def _resources(ptx: str, arch: int) -> tuple[int, int, int]:
+    """(registers, bytes of spill stores, of spill loads) as the assembler that comes with Triton reports them."""
+    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
+    own = folder / "ptxas-blackwell"
+    assembler = own if arch >= 100 and own.is_file() else folder / "ptxas"
+    suffix = "a" if arch >= 90 else ""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch, "kernel.ptx")
+        source.write_text(ptx)
+        told = subprocess.run(
+            [assembler, "-v", f"--gpu-name=sm_{arch}{suffix}", source, "-o", Path(scratch, "kernel.cubin")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+    numbers = []
+    for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads"):
+        found = re.search(pattern, told)
+        if found is None:
+            raise RuntimeError(f"ptxas -v says nothing like {pattern!r}: {told}")
+        numbers.append(int(found[1]))
+    return numbers[0], numbers[1], numbers[2]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES)
+    parser.add_argument("--dtype", nargs="+", choices=("fp32", "fp16", "bf16"), default=["fp16"])
+    parser.add_argument("--states", type=int, default=16)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    rows = []
+    for arch in options.arch:
+        for dtype in options.dtype:
+            for row in (
+                compile_forward(arch, dtype, options.states),
+                compile_forward(arch, dtype, options.states, checkpoints=True),
+                compile_backward(arch, dtype, options.states),
+            ):
+                rows.append(asdict(row))
+                print(
+                    f"sm_{arch} {dtype} {row.kernel}: {row.registers} registers, spills {row.spill_stores}/"
+                    f"{row.spill_loads} bytes, {row.shared} bytes shared, {row.code} bytes of cubin"
+                )
+    if options.json:
+        document = {"triton": triton.__version__, "tile": TILE, "states": options.states, "rows": rows}
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
