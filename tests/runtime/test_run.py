@@ -424,3 +424,16 @@ def test_a_mock_camera_that_gives_nothing_ends_when_asked(colour_bundle: Path, t
     assert done.returncode == 2
     assert "edgemamba: error: camera 0: no frame for 0.3 s: the source has stalled" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_damaged_files_does_not_fill_the_log(run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "000.png"), np.zeros((32, 32, 3), np.uint8))
+    for index in range(1, 101):
+        (folder / f"{index:03}.png").write_bytes(b"no picture")
+    code, _, err = run("--source", folder, "--out", tmp_path / "o.jsonl")
+    assert code == 0
+    assert err.count("edgemamba: skipped: ") == 30
+    assert "edgemamba: 70 more lines were left out (30 a minute are shown)" in err
+    assert "100 skipped, 0 dropped" in err

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -84,16 +85,45 @@ def summarise(
         console.print(escape(redactor.text(f"{wrote}{sink.describe()}")), soft_wrap=True)
 
 
+class SparingHandler(logging.Handler):
+    """Log lines on the console, at most so many a minute: a camera that gives nothing but damaged frames for days must not fill
+    a journal. What is left out is said; the report counts it all the same."""
+
+    def __init__(self, console: Console, most: int = 30, seconds: float = 60.0) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+        self._most = most
+        self._seconds = seconds
+        self._start = -seconds
+        self._shown = 0
+        self._left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now - self._start >= self._seconds:
+            self._start, self._shown = now, 0
+            self.say_what_was_left_out()
+        if self._shown >= self._most:
+            self._left_out += 1
+            return
+        self._shown += 1
+        self._print(record.getMessage())
+
+    def say_what_was_left_out(self) -> None:
+        if self._left_out:
+            self._print(f"{self._left_out} more lines were left out ({self._most} a minute are shown)")
+        self._left_out = 0
+
+    def _print(self, text: str) -> None:
+        self._console.print(f"edgemamba: {escape(text)}", soft_wrap=True)
+
+
 @contextmanager
 def reporting(console: Console, include_phi: bool) -> Iterator[None]:
     """Show the runtime's log lines (what was skipped, and why) on stderr, above the progress bar."""
 
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console.print(f"edgemamba: {escape(record.getMessage())}", soft_wrap=True)
-
     logger = logging.getLogger("edgemamba")
-    handler = Handler(logging.WARNING)
+    handler = SparingHandler(console)
     if not include_phi:
         handler.addFilter(LogFilter())
     propagate = logger.propagate
@@ -102,6 +132,7 @@ def reporting(console: Console, include_phi: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        handler.say_what_was_left_out()
         logger.removeHandler(handler)
         logger.propagate = propagate
 
