@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from runtime.dicom_peers import dcmqrscp, dicom_file, free_port, make_series, or
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.dicom_network import outbox
-from edgemamba.runtime.errors import SinkError
+from edgemamba.runtime.errors import MissingExtraError, SinkError
 from edgemamba.runtime.overlay import annotate
 from edgemamba.runtime.predictions import TopClass
 from edgemamba.runtime.privacy import hashed
@@ -304,6 +305,12 @@ def test_files_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 def test_bad_uris(uri: str, message: str) -> None:
     with pytest.raises(SinkError, match=message):
         open_dicom_sink(uri)
+
+
+def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(MissingExtraError, match="highdicom is needed for writing DICOM objects and is not installed"):
+        open_dicom_sink(f"dicom://{tmp_path}")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")

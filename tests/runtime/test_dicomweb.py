@@ -7,6 +7,7 @@ import logging
 import shutil
 import socket
 import ssl
+import sys
 import threading
 import urllib.request
 from collections import Counter
@@ -23,7 +24,7 @@ from runtime.dicom_peers import Orthanc, dicom_file, make_series, orthanc, run
 
 from edgemamba.runtime.dicom_network import web
 from edgemamba.runtime.dicom_network.web import first_part
-from edgemamba.runtime.errors import SourceError
+from edgemamba.runtime.errors import MissingExtraError, SourceError
 from edgemamba.runtime.privacy import hashed
 from edgemamba.runtime.sources import open_source
 from edgemamba.runtime.sources.dicomweb import Instance, in_slice_order, open_dicomweb
@@ -233,6 +234,14 @@ def test_bad_urls(address: str, message: str) -> None:
         open_dicomweb(address)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dicomweb_client", None)
+    with pytest.raises(
+        MissingExtraError, match="dicomweb_client is needed for DICOMweb and is not installed: pip install"
+    ):
+        open_dicomweb("dicomweb://127.0.0.1/studies/1.2.3")
 
 
 def test_slice_order() -> None:

@@ -24,7 +24,7 @@ from pydicom.uid import generate_uid
 from runtime.dicom_peers import dicom_file, free_port, make_series, need, orthanc, run, storescu, wait_for
 
 from edgemamba.runtime import stream
-from edgemamba.runtime.errors import SourceError
+from edgemamba.runtime.errors import MissingExtraError, SourceError
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.privacy import hashed
 from edgemamba.runtime.sources import open_source
@@ -349,6 +349,26 @@ def test_fifty_associations_at_once(tmp_path: Path) -> None:
     assert len({frame.source for frame in frames}) == count
 
 
+def test_nothing_is_left_of_associations(tmp_path: Path) -> None:
+    """Whole, broken off and aborted by both sides at once: threads, descriptors and notes are gone afterwards."""
+    with receiving(tmp_path) as reader:
+        threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        for i in range(30):
+            association = client(reader.source.port)
+            if i % 3 == 0:
+                association.send_c_store(dicom_file("CT_small.dcm"))
+                association.release()
+            elif i % 3 == 1:
+                association.dul.socket.send(b"\x04\x00\x00\x00\x00\x08\x00\x00\x00\x04\x01\x03\xff\xff")
+                association.abort()
+            else:
+                association.abort()
+        wait_for(lambda: threading.active_count() <= threads)
+        wait_for(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+        assert not reader.source._receiver._peers
+        assert not list((tmp_path / "incoming").iterdir())
+
+
 _SERVER = """
 import sys, time
 from edgemamba.runtime.sources.dimse import open_dimse
@@ -370,11 +390,16 @@ class HalfWay:
     def _run(self) -> None:
         near, _ = self._server.accept()
         far = socket.create_connection(("127.0.0.1", self._target))
+        self._ends = (near, far)
         threading.Thread(target=self._back, args=(far, near), daemon=True).start()
         left = self._limit
         while left and (data := near.recv(min(left, 4096))):
             far.sendall(data)
             left -= len(data)
+
+    def cut(self) -> None:
+        for end in self._ends:
+            end.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
     def _back(far: socket.socket, near: socket.socket) -> None:
@@ -429,6 +454,67 @@ def test_killed_while_receiving(tmp_path: Path) -> None:
         wait_for(lambda: not ready(spool))
         assert reader.source.skipped.count == 0
         assert len(frames) == len(on_disk)
+
+
+def test_client_that_dies_half_way(tmp_path: Path) -> None:
+    with receiving(tmp_path) as reader:
+        half = HalfWay(reader.source.port, 25_000)
+        sender = threading.Thread(target=lambda: client(half.port).send_c_store(dicom_file("CT_small.dcm")))
+        sender.start()
+        wait_for(lambda: any(path.stat().st_size > 10_000 for path in (tmp_path / "incoming").iterdir()))
+        half.cut()
+        wait_for(lambda: not list((tmp_path / "incoming").iterdir()))
+        sender.join()
+        assert facts(reader)["received"] == 0
+        assert reader.frames == []
+
+
+def test_clients_that_stay_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemamba.runtime.dicom_network import receiver
+
+    monkeypatch.setattr(receiver, "_ASSOCIATE_TIMEOUT", 0.3)
+    monkeypatch.setattr(receiver, "_IDLE_TIMEOUT", 0.5)
+    with receiving(tmp_path) as reader:
+        with socket.create_connection(("127.0.0.1", reader.source.port)) as silent:
+            association = client(reader.source.port)
+            assert silent.recv(1) == b""  # it is hung up on
+        wait_for(lambda: association.is_aborted)
+        wait_for(lambda: facts(reader)["garbage"] == 1)
+
+
+def test_more_associations_than_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemamba.runtime.dicom_network import receiver
+
+    monkeypatch.setattr(receiver, "MOST_ASSOCIATIONS", 3)
+    with receiving(tmp_path) as reader:
+        associations = [client(reader.source.port) for _ in range(4)]
+        assert [association.is_established for association in associations] == [True, True, True, False]
+        assert associations[3].is_rejected
+        wait_for(lambda: facts(reader)["refused_busy"] == 1)
+        associations[0].release()
+        wait_for(lambda: client(reader.source.port).is_established)
+
+
+def test_refusals_do_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with receiving(tmp_path, "&from=10.0.0.0/8") as reader:
+        for i in range(70):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", reader.source.port)) as connection,
+            ):
+                connection.recv(1)
+            wait_for(lambda i=i: facts(reader)["refused_address"] == i + 1)
+    lines = [record.getMessage() for record in caplog.records if record.name == "edgemamba.runtime"]
+    assert len(lines) == 22
+    assert lines[-1].endswith("; 64 of this kind so far")
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynetdicom", None)
+    with pytest.raises(
+        MissingExtraError, match="pynetdicom is needed for receiving DICOM and is not installed: pip install"
+    ):
+        open_dimse("dimse://EM@127.0.0.1:0")
 
 
 def test_only_what_was_processed_leaves_the_spool(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SUCCESS, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 # Associations at once. Further ones are rejected as "local limit exceeded", which a client takes as "try again".
 MOST_ASSOCIATIONS = 64
+_REFUSALS_TOLD = 20
 # Seconds until an A-ASSOCIATE-RQ must have come; without traffic on an association; for a PDU to arrive.
 _ASSOCIATE_TIMEOUT, _IDLE_TIMEOUT, _PDU_TIMEOUT = 15.0, 60.0, 30.0
 
@@ -154,19 +155,24 @@ class Receiver:
     # ------------------------------------------------------------------------------------------------------ connections
 
     def _admit(self, address: str) -> bool:
-        if self._rules.admits(address):
-            return True
-        self._refuse("refused_address", f"a connection from {address}, which from= does not allow")
-        return False
+        if not self._rules.admits(address):
+            self._refuse("refused_address", f"a connection from {address}, which from= does not allow")
+            return False
+        with self._lock:
+            crowded = len(self._peers) >= 2 * MOST_ASSOCIATIONS  # room to reject some in good form
+        if crowded:
+            self._refuse("refused_busy", f"a connection from {address}: {2 * MOST_ASSOCIATIONS} are open")
+        return not crowded
 
     def _opened(self, event: Any) -> None:
-        from edgemamba.runtime.dicom_network.reception import SpoolingProvider, bounded_recv
+        from edgemamba.runtime.dicom_network.reception import SpoolingProvider, bounded_recv, forgiving_action
 
         association = event.assoc
         with self._lock:
             self._peers[association] = _Peer(str(event.address[0]))
         association.dimse = SpoolingProvider(association, self._spool, self._rules.max_bytes, self._over_limit)
         association.dul.socket.recv = bounded_recv(association, _PDU_TIMEOUT)
+        association.dul.state_machine.do_action = forgiving_action(association)
 
     def _requested(self, event: Any) -> None:
         with self._lock:
@@ -227,8 +233,13 @@ class Receiver:
 
     def _refuse(self, name: str, what: str) -> None:
         with self._lock:
-            setattr(self.counts, name, getattr(self.counts, name) + 1)
-        LOGGER.warning("refused: %s", what)
+            count = getattr(self.counts, name) + 1
+            setattr(self.counts, name, count)
+        # A peer that is refused for days must not fill the log: after 20 of a kind only the 32nd, 64th, 128th ...
+        if count <= _REFUSALS_TOLD:
+            LOGGER.warning("refused: %s", what)
+        elif count & (count - 1) == 0:
+            LOGGER.warning("refused: %s; %d of this kind so far", what, count)
 
 
 def storage_contexts() -> list[Any]:

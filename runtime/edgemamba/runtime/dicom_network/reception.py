@@ -16,6 +16,7 @@ from pydicom.filewriter import write_file_meta_info
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dsutils import create_file_meta
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
 from edgemamba.runtime.dicom_network.spool import Part, Spool
@@ -133,6 +134,24 @@ class SpoolingProvider(DIMSEServiceProvider):
         self.release()
         self._refused(self.assoc, reason)
         self.assoc.abort(block=False)
+
+
+def forgiving_action(association: Any) -> Callable[[str], None]:
+    """A replacement for the state machine's ``do_action`` that closes the connection where an event fits no state.
+
+    When both sides abort at the same moment, pynetdicom's own lets the thread die and the socket stay open.
+    """
+    original = association.dul.state_machine.do_action
+
+    def do_action(event: str) -> None:
+        try:
+            original(event)
+        except InvalidEventError:
+            association.dul.kill_dul()
+            if association.dul.socket is not None:
+                association.dul.socket.close()
+
+    return do_action
 
 
 def bounded_recv(association: Any, timeout: float) -> Callable[[int], bytearray]:
