@@ -241,8 +241,11 @@ class MockCapture:
     def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
         return self.opened
 
-    def get(self, _property: int) -> float:
-        return 30.0
+    def get(self, requested: int) -> float:
+        return 30.0 if requested == cv2.CAP_PROP_FPS else -1.0
+
+    def set(self, _property: int, _value: float) -> bool:
+        return True
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         self.left -= 1
@@ -254,14 +257,15 @@ class MockCapture:
 
 @pytest.fixture
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("edgemamba.runtime.sources.camera._PAUSE", 0)
+    monkeypatch.setattr("edgemamba.runtime.sources.camera._PAUSE", 0.01)
     return
 
 
 @pytest.mark.usefixtures("_no_pause")
-@pytest.mark.parametrize("device", [0, "0", "/dev/video0"])
+@pytest.mark.parametrize("device", [0, "0", "/dev/video0", "v4l2://0", "v4l2:///dev/video0?width=640&fourcc=MJPG"])
 def test_mock_camera(device: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", MockCapture)
+    monkeypatch.setattr("edgemamba.runtime.sources.camera.SILENCE_SECONDS", 0.3)
     source = open_source(device)
     assert source.live
     assert source.fps == 30
@@ -277,8 +281,8 @@ def test_mock_camera(device: int | str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_mock_camera_without_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", MockCapture)
     monkeypatch.setattr(MockCapture, "frames", 0)
-    with pytest.raises(SourceError, match="opened, but gives no frames"):
-        list(open_source(0))
+    with pytest.raises(SourceError, match=r"opened, but gives no frames: none for 0.2 s"):
+        list(open_source("v4l2://0?timeout=0.2"))
     monkeypatch.setattr(MockCapture, "opened", False)
     with pytest.raises(SourceError, match="camera 0 cannot be opened"):
         open_source(0)
@@ -291,7 +295,7 @@ def test_mock_camera_without_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     ("source", "reason"),
     [
         ("nowhere/clip.mp4", "nowhere/clip.mp4 does not exist"),
-        ("rtsp://host/stream", "sources of kind rtsp:// are not supported"),
+        ("rtmp://host/stream", "rtmp:// is no source; give a camera number or a path, or one of: file://, v4l2://"),
         (-1, "a camera is a number from 0"),
     ],
 )

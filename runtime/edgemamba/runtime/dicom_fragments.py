@@ -15,6 +15,9 @@ from edgemamba.runtime.errors import SourceError
 _ITEM = b"\xfe\xff\x00\xe0"
 _DELIMITER = b"\xfe\xff\xdd\xe0"
 _END_OF_IMAGE = b"\xff\xd9"  # closes a JPEG, JPEG-LS and JPEG 2000 codestream
+#: Fragments and offsets that are read of a file. Each takes memory twenty times its size in the file; a whole-slide image of a
+#: gigapixel has some ten thousand.
+MOST_FRAGMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,14 @@ class EncapsulatedFrames:
         extended_offsets: the raw value of (7FE0,0001) Extended Offset Table, where present.
 
     Raises:
-        SourceError: the pixel data are not a sequence of items.
+        SourceError: the pixel data are not a sequence of items, or of more than :data:`MOST_FRAGMENTS`.
     """
 
     def __init__(self, file: BinaryIO, frames: int, extended_offsets: bytes | None = None) -> None:
         self._file = file
         offsets, fragments = _walk(file)
         if extended_offsets:
+            _check_count(len(extended_offsets) // 8)
             offsets = struct.unpack(
                 f"<{len(extended_offsets) // 8}Q", extended_offsets[: len(extended_offsets) // 8 * 8]
             )
@@ -53,6 +57,11 @@ class EncapsulatedFrames:
     def __len__(self) -> int:
         """How many frames were found, the last perhaps cut short."""
         return len(self._groups)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no fragment that was found is cut short."""
+        return all(self._complete)
 
     def read(self, index: int) -> list[bytes]:
         """The fragments of one frame.
@@ -90,6 +99,13 @@ class EncapsulatedFrames:
         return [range(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
+def _check_count(count: int) -> None:
+    if count > MOST_FRAGMENTS:
+        raise SourceError(
+            f"the compressed pixel data (7FE0,0010) are in more than {MOST_FRAGMENTS} fragments, the limit for one file"
+        )
+
+
 def _walk(file: BinaryIO) -> tuple[tuple[int, ...], list[Fragment]]:
     """The Basic Offset Table and every fragment; a file that ends early gives those whose header is whole."""
     table: tuple[int, ...] = ()
@@ -106,9 +122,11 @@ def _walk(file: BinaryIO) -> tuple[tuple[int, ...], list[Fragment]]:
                 raise SourceError("the compressed pixel data (7FE0,0010) do not start with an item (FFFE,E000)")
             return table, fragments
         if first:
+            _check_count(length // 4)
             raw = file.read(length)
             table = struct.unpack(f"<{len(raw) // 4}L", raw[: len(raw) // 4 * 4])
             first = False
         else:
             fragments.append(Fragment(tag_at, tag_at + 8, length))
+            _check_count(len(fragments))
             file.seek(length, 1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FULL_SCALE = 65535
 _LARGEST_TABLE = 1 << 16
+_BLOCK = 1 << 20  # pixels
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class GrayscaleTransform:
         self._bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
         order: Literal["<", ">"] = "<" if little_endian else ">"
         self._modality_lut = next(_luts(dataset, "ModalityLUTSequence", order, self._signed), None)
-        rescale = _functional_group(dataset, index, "PixelValueTransformationSequence")
+        rescale = functional_group(dataset, index, "PixelValueTransformationSequence")
         self._slope = _number(rescale, "RescaleSlope", 1.0)
         self._intercept = _number(rescale, "RescaleIntercept", 0.0)
         self._padding = _padding(dataset, self._signed)
@@ -127,12 +128,20 @@ class GrayscaleTransform:
             uint16 (H, W, 1): 0 is black, 65535 white.
         """
         limits = self._limits(stored)
+        shown = np.empty((*stored.shape, 1), np.uint16)
+        # In blocks of rows: indices and float64 values take four times a large frame's memory.
+        rows = max(1, _BLOCK // max(1, stored.shape[1]))
+        blocks = [slice(row, row + rows) for row in range(0, stored.shape[0], rows)]
         if np.issubdtype(stored.dtype, np.integer):
             low, high = int(stored.min()), int(stored.max())
             if high - low < min(stored.size, _LARGEST_TABLE):
                 table = self._display(np.arange(low, high + 1, dtype=np.float64), limits)
-                return table[np.subtract(stored, low, dtype=np.int64)][..., None]
-        return self._display(stored.astype(np.float64), limits)[..., None]
+                for block in blocks:
+                    shown[block, :, 0] = table[np.subtract(stored[block], low, dtype=np.int64)]
+                return shown
+        for block in blocks:
+            shown[block, :, 0] = self._display(stored[block].astype(np.float64), limits)
+        return shown
 
     def _modality(self, stored: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._modality_lut is not None:
@@ -173,7 +182,7 @@ class GrayscaleTransform:
     def _choose(self, dataset: Dataset, index: int, voi: Voi, order: Literal["<", ">"]) -> _Lut | Window | str:
         if isinstance(voi, Window) or voi in ("full", "minmax"):
             return voi
-        group = _functional_group(dataset, index, "FrameVOILUTSequence")
+        group = functional_group(dataset, index, "FrameVOILUTSequence")
         lut = next(_luts(dataset, "VOILUTSequence", order, self._signed), None)
         if lut is not None and voi in ("auto", "lut"):
             return lut
@@ -189,7 +198,7 @@ class GrayscaleTransform:
         raise ValueError(f"the file has no usable {missing[voi]}")
 
 
-def _functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset:
+def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset:
     """Where a frame's own value of ``keyword`` stands: its functional group, the shared one, or the file itself (C.7.6.16)."""
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []

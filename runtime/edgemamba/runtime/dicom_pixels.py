@@ -14,26 +14,31 @@ import io
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemamba.runtime.dicom_codestreams import promised_size
+from edgemamba.runtime.dicom_files import BoundedFile, is_dicom, parse_elements
 from edgemamba.runtime.dicom_fragments import EncapsulatedFrames
+from edgemamba.runtime.dicom_geometry import geometry, pixel_aspect_ratio, squared
 from edgemamba.runtime.dicom_grayscale import GrayscaleTransform, Voi, Window
+from edgemamba.runtime.dicom_times import FrameTimes
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["DicomImage", "Voi", "Window", "is_dicom"]
+__all__ = ["LARGEST_FRAME", "DicomImage", "Voi", "Window", "is_dicom"]
 
 _PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-# A frame larger than this is a broken or hostile header: the largest detectors give some 100 MB.
-_LARGEST_FRAME = 1 << 30
+#: Bytes of one frame as stored. A larger one is a broken or hostile header: the largest detectors give some 100 MB. Decoding
+#: takes about three times as much memory.
+LARGEST_FRAME = 256 << 20
 # Compressed syntaxes that the "dicom" extra does not decode, and what does.
 _GDCM = 'pip install "edgemamba[dicom-gdcm]"'
 _REMEDIES = {
@@ -43,30 +48,27 @@ _REMEDIES = {
 }
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file carries the DICOM prefix (``DICM`` after a preamble of 128 bytes)."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 class DicomImage:
     """The frames of one DICOM file, by index.
 
     Args:
         path: the file. A file without the DICOM prefix is accepted if it parses as a data set with an image in it.
         voi: the value of interest transformation of grey pictures; see :data:`~edgemamba.runtime.dicom_grayscale.Voi`.
+        square_pixels: enlarge pictures whose pixels are not square along the coarser axis, as viewers do. By default pixels
+            stay as they are stored, and :meth:`metadata` says their ``pixel_aspect_ratio``.
 
     Raises:
         SourceError: the file is missing, empty, not DICOM, carries no pixel data or too few elements to decode them, or
             its transfer syntax cannot be decoded here; the message names the element and the remedy.
     """
 
-    def __init__(self, path: str | Path, voi: Voi = "auto") -> None:
+    def __init__(self, path: str | Path, voi: Voi = "auto", square_pixels: bool = False) -> None:
         self.path = Path(path)
         self._voi = voi
+        self._square_pixels = square_pixels
         pydicom = require("pydicom", purpose="reading DICOM files")
         try:
-            self._file: BinaryIO = self.path.open("rb")
+            self._file: BoundedFile | io.BytesIO = BoundedFile(self.path)
         except OSError as error:
             raise SourceError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
@@ -92,15 +94,18 @@ class DicomImage:
         return min(8 * self._available // max(1, self._frame_bits()), len(self))
 
     @property
+    def whole(self) -> bool:
+        """Whether the file holds all that it promises, to the last byte of the last frame."""
+        return self.present == len(self) and (self._encapsulated is None or self._encapsulated.whole)
+
+    @property
     def fps(self) -> float | None:
         """Frames a second by the file's own clock, where it has one."""
-        if len(self._times) > 1 and self._times[-1] > 0:
-            return float((len(self._times) - 1) / self._times[-1])
-        return None
+        return self._times.fps
 
     def timestamp(self, index: int) -> float | None:
         """Seconds since the first frame, by Frame Time, Frame Time Vector or Cine Rate; None where the file has no clock."""
-        return float(self._times[index]) if index < len(self._times) else None
+        return self._times.seconds(index)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """JSON-able facts about a frame; none of them identifies a patient."""
@@ -115,6 +120,7 @@ class DicomImage:
             "photometric_interpretation": str(self._dataset.PhotometricInterpretation),
             "bits_stored": int(self._dataset.get("BitsStored") or self._dataset.BitsAllocated),
             **({"voi": str(self._grayscale(index))} if grey else {}),
+            **geometry(self._dataset, index),
         }
 
     # ------------------------------------------------------------------------------------------------------ its pixels
@@ -134,9 +140,9 @@ class DicomImage:
             raise IndexError(f"{self.path} has {len(self)} frames; there is no frame {index}")
         try:
             stored, photometric = self._decode(index)
-            if photometric in _GREY:
-                return self._grayscale(index)(stored)
-            return self._colour(stored, photometric)
+            grey = photometric in _GREY
+            shown = self._grayscale(index)(stored) if grey else self._colour(stored, photometric)
+            return squared(shown, pixel_aspect_ratio(self._dataset, index)) if self._square_pixels else shown
         except SourceError as error:
             raise SourceError(f"{self.path} frame {index + 1} of {len(self)}: {error}") from None
         except Exception as error:
@@ -161,11 +167,14 @@ class DicomImage:
     # --------------------------------------------------------------------------------------------------------- opening
 
     def _open(self, pydicom: Any) -> None:
+        assert isinstance(self._file, BoundedFile)
         prefixed = is_dicom(self.path)
         if self.path.stat().st_size == 0:
             raise SourceError("the file is empty")
         try:
-            dataset: Dataset = pydicom.dcmread(self._file, stop_before_pixels=True, force=True)
+            dataset: Dataset = parse_elements(self._file)
+        except SourceError:
+            raise
         except Exception as error:
             raise SourceError(_damaged(error) if prefixed else "this is not a DICOM file") from None
         if not prefixed and not ("Rows" in dataset and "PhotometricInterpretation" in dataset):
@@ -180,7 +189,7 @@ class DicomImage:
             dataset, pixel_keyword=self._keyword, pixel_vr=self._representation, number_of_frames=self._length
         )
         self._options.pop("extended_offsets", None)  # frames are found by EncapsulatedFrames
-        self._times = _times(dataset, self._length)
+        self._times = FrameTimes(dataset, self._length)
         self._per_frame = "PerFrameFunctionalGroupsSequence" in dataset
         self._transforms: dict[int, GrayscaleTransform] = {}
         self._encapsulated: EncapsulatedFrames | None = None
@@ -246,10 +255,8 @@ class DicomImage:
                 raise SourceError(f"{tag} {keyword} is missing or empty; the pixels cannot be interpreted without it")
         bits = int(self._dataset.BitsAllocated)
         size = int(self._dataset.Rows) * int(self._dataset.Columns) * int(self._dataset.SamplesPerPixel) * bits // 8
-        if size > _LARGEST_FRAME:
-            raise SourceError(
-                f"one frame would take {size >> 20} MiB; frames up to {_LARGEST_FRAME >> 20} MiB are read"
-            )
+        if size > LARGEST_FRAME:
+            raise SourceError(f"one frame would take {size >> 20} MiB; frames up to {LARGEST_FRAME >> 20} MiB are read")
 
     def _find_decoder(self, pydicom: Any) -> Any:
         name = self._syntax.name
@@ -284,8 +291,21 @@ class DicomImage:
 
         # One frame, wrapped up as a whole value of its own: every decoder plugin then sees what it expects.
         fragments = self._encapsulated.read(index)
-        value = encapsulate([b"".join(fragments)], has_bot=False)
+        codestream = b"".join(fragments)
+        self._check_codestream(codestream)
+        value = encapsulate([codestream], has_bot=False)
         return self._as_array(value, 0, {**self._options, "number_of_frames": 1})
+
+    def _check_codestream(self, codestream: bytes) -> None:
+        """A decoder allocates what the codestream promises; it must not be more than the header does."""
+        promised = promised_size(codestream)
+        stated = (int(self._options["rows"]), int(self._options["columns"]), 4)
+        if promised is not None and any(a > b for a, b in zip(promised, stated, strict=True)):
+            height, width, components = promised
+            raise SourceError(
+                f"its compressed picture is {width} x {height} with {components} components, and (0028,0010) Rows and "
+                f"(0028,0011) Columns say {stated[1]} x {stated[0]}"
+            )
 
     def _decode_native(self, index: int) -> tuple[NDArray[Any], str]:
         bits = self._frame_bits()
@@ -335,21 +355,6 @@ class DicomImage:
         if stored.dtype == np.uint8 and bits == 8:
             return stored.astype(np.uint8, copy=False)
         return np.rint(np.clip(stored / (2.0**bits - 1), 0, 1) * 255).astype(np.uint8)
-
-
-def _times(dataset: Dataset, frames: int) -> NDArray[Any]:
-    """Each frame's time in seconds since the first; empty where the file states none (PS3.3 C.7.6.5)."""
-    try:
-        vector = np.atleast_1d(np.asarray(dataset.get("FrameTimeVector") or [], np.float64))
-        if len(vector) == frames > 1 and np.isfinite(vector).all() and (vector[1:] >= 0).all():
-            return np.concatenate([[0.0], np.cumsum(vector[1:])]) / 1000
-        step = float(dataset.get("FrameTime") or 0) / 1000
-        rate = float(dataset.get("CineRate") or dataset.get("RecommendedDisplayFrameRate") or 0)
-    except (TypeError, ValueError):
-        return np.empty(0)
-    if step <= 0 and rate > 0:
-        step = 1 / rate
-    return np.arange(frames) * step if frames > 1 and step > 0 and np.isfinite(step) else np.empty(0)
 
 
 def _damaged(error: Exception) -> str:

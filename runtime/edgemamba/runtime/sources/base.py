@@ -67,6 +67,9 @@ class Source(ABC):
             SourceError: nothing could be read, or a live source stopped.
         """
 
+    def interrupt(self) -> None:  # noqa: B027 - optional: only sources that wait have something to interrupt
+        """End the iteration soon, whatever it waits for: a frame, a connection, a file. Any thread may ask."""
+
     def close(self) -> None:  # noqa: B027 - optional: a source that holds nothing has nothing to release
         """Release devices and files."""
 

@@ -4,64 +4,149 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.sources.base import Source
+from edgemamba.runtime.sources.guarded_capture import GuardedCapture, InterruptedWaitError
+from edgemamba.runtime.uris import Uri, number
 
-# Reads that may fail in a row before the camera counts as gone, and the pause after each.
-_FAILURES = 20
+__all__ = ["CameraSource", "CaptureSource"]
+
+#: Seconds without a frame after which a camera counts as gone, at the start and later; ``?timeout=`` sets another.
+SILENCE_SECONDS = 5.0
+#: Seconds in which a camera or pipeline must open.
+OPEN_SECONDS = 15.0
+# After a read that failed at once.
 _PAUSE = 0.05
 
 
-class CameraSource(Source):
-    """A camera.
+class CaptureSource(Source):
+    """A live source behind one OpenCV capture: opened now, read until it stops giving frames.
 
     Args:
-        device: its number, or its device path such as ``/dev/video0``.
+        name: for people.
+        open_capture: gives the capture; run in a thread of its own.
+        silence: seconds without a frame after which it counts as gone.
 
     Raises:
-        SourceError: it cannot be opened. While iterating: it gives no frames, or stopped giving them.
+        SourceError: it cannot be opened, or not within 15 seconds. While iterating: it gives no frame for ``silence`` seconds,
+            whether its driver says so or hangs.
     """
 
     live = True
+    remedy = "is it connected, free, and readable for this user?"
 
-    def __init__(self, device: int | str) -> None:
-        super().__init__(f"camera {device}")
+    def __init__(self, name: str, open_capture: Callable[[], Any], silence: float = SILENCE_SECONDS) -> None:
+        super().__init__(name)
         self._cv2 = require("cv2", purpose="reading cameras")
-        backend = self._cv2.CAP_V4L2 if sys.platform.startswith("linux") else self._cv2.CAP_ANY
-        self._capture = self._cv2.VideoCapture(device, backend)
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise SourceError(f"{self.name} cannot be opened; is it connected, free, and readable for this user?")
-        fps = self._capture.get(self._cv2.CAP_PROP_FPS)
+        self._silence = silence
+        self._closed = False
+        self._capture = GuardedCapture(open_capture, f"edgemamba-{name}"[:60])
+        try:
+            facts = self._capture.ask(self._facts, OPEN_SECONDS)
+        except TimeoutError:
+            raise SourceError(f"{name} does not open within {OPEN_SECONDS:g} s; {self.remedy}") from None
+        except BaseException as error:
+            self.close()
+            if isinstance(error, self._cv2.error):
+                facts = None
+            else:
+                raise
+        if facts is None:
+            self.close()
+            raise SourceError(f"{name} cannot be opened; {self.remedy}")
+        fps, frames = facts
         self.fps = float(fps) if 0 < fps < 1e4 else None
+        if 0 < frames < 1e9:  # a recording, for instance in a GStreamer pipeline
+            self.live, self.length = False, int(frames)
+
+    def _facts(self, capture: Any) -> tuple[float, float] | None:
+        if not capture.isOpened():
+            return None
+        return capture.get(self._cv2.CAP_PROP_FPS), capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
-        failures = 0
         start = 0.0
+        last = time.monotonic()
         try:
-            while True:
-                good, pixels = self._capture.read()
+            while not self._closed:
+                pixels = self._read(last)
                 now = time.monotonic()
-                if not good:
-                    failures += 1
-                    if failures >= _FAILURES:
+                if pixels is None:
+                    if self._closed or (index and not self.live):
+                        return
+                    if now - last >= self._silence:
                         when = f"stopped giving frames after {index}" if index else "opened, but gives no frames"
-                        raise SourceError(f"{self.name} {when}")
+                        raise SourceError(f"{self.name} {when}: none for {self._silence:g} s")
                     time.sleep(_PAUSE)
                     continue
-                failures = 0
+                last = now
                 start = start or now
-                rgb = self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB)
-                yield Frame(rgb, index, now - start, self.name)
+                yield Frame(self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB), index, now - start, self.name)
                 index += 1
         finally:
             self.close()
 
+    def _read(self, last: float) -> NDArray[np.uint8] | None:
+        """The next picture in OpenCV's order of channels; None if there was none until now, or ever."""
+        left = max(_PAUSE, last + self._silence - time.monotonic())
+        try:
+            good, pixels = self._capture.ask(lambda capture: capture.read(), left)
+        except (TimeoutError, InterruptedWaitError, self._cv2.error):
+            return None
+        return pixels if good else None
+
+    def interrupt(self) -> None:
+        """End the iteration soon."""
+        self._closed = True
+        self._capture.interrupt()
+
     def close(self) -> None:
         """Free the camera."""
+        self._closed = True
         self._capture.release()
+
+
+class CameraSource(CaptureSource):
+    """A camera of this machine.
+
+    Args:
+        uri: of scheme ``v4l2``: its number or device path. Options: ``width``, ``height``, ``fps`` and ``fourcc`` ask for a
+            mode, which the camera may answer with the nearest one it has; ``timeout`` in seconds (5).
+    """
+
+    def __init__(self, uri: Uri) -> None:
+        uri.allow(("fourcc", "fps", "height", "timeout", "width"), SourceError)
+        cv2 = require("cv2", purpose="reading cameras")
+        device: int | str = int(uri.location) if uri.location.isdecimal() else uri.location
+        if isinstance(device, str) and not device.startswith("/"):
+            raise SourceError(f"{uri.shown}: give a camera's number or device path, as v4l2://0 or v4l2:///dev/video0")
+        backend = cv2.CAP_V4L2 if sys.platform.startswith("linux") else cv2.CAP_ANY
+        fourcc = uri.options.get("fourcc", "")
+        if fourcc and len(fourcc) != 4:
+            raise SourceError(f"{uri.shown}: fourcc={fourcc} has not four characters, as MJPG has")
+        modes = {
+            cv2.CAP_PROP_FRAME_WIDTH: number(uri, "width", 0, SourceError),
+            cv2.CAP_PROP_FRAME_HEIGHT: number(uri, "height", 0, SourceError),
+            cv2.CAP_PROP_FPS: number(uri, "fps", 0, SourceError),
+        }
+
+        def open_capture() -> Any:
+            capture = cv2.VideoCapture(device, backend)
+            if fourcc:  # first: it decides which sizes there are
+                capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*fourcc))
+            for mode, value in modes.items():
+                if value:
+                    capture.set(mode, value)
+            return capture
+
+        silence = number(uri, "timeout", SILENCE_SECONDS, SourceError, 0.1)
+        super().__init__(f"camera {uri.location}", open_capture, silence)

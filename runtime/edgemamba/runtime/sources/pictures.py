@@ -30,23 +30,32 @@ class PictureSource(Source):
         name: of the source.
         root: names of frames are relative to it.
         voi: how grey DICOM pictures are shown; see :data:`~edgemamba.runtime.dicom_grayscale.Voi`.
+        square_pixels: of DICOM pictures; see :class:`~edgemamba.runtime.dicom_pixels.DicomImage`.
 
     Raises:
         SourceError: the only file cannot be read. Of several, those that cannot be read are skipped, and counted.
     """
 
-    def __init__(self, paths: Sequence[Path], name: str, root: Path | None = None, voi: Voi = "auto") -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        name: str,
+        root: Path | None = None,
+        voi: Voi = "auto",
+        square_pixels: bool = False,
+    ) -> None:
         super().__init__(name)
         self.files = tuple(paths)
         self._root = root
-        self._voi = voi
+        self._voi: Voi = voi
+        self._square_pixels = square_pixels
         self._absent = 0  # frames that the file being read promises and does not hold
         dicom = [path for path in self.files if looks_like_dicom(path)]
         self._dicom = frozenset(dicom)
         if not dicom:
             self.length = len(self.files)
         elif len(self.files) == 1:
-            with DicomImage(self.files[0], voi) as image:
+            with self._image(self.files[0]) as image:
                 self.length = len(image)
                 self.fps = image.fps
 
@@ -81,9 +90,12 @@ class PictureSource(Source):
             first = f"; the first: {self.skipped.reasons[0]}" if self.skipped.reasons else ""
             raise SourceError(f"{self.name}: none of its {index} pictures can be read{first}")
 
+    def _image(self, path: Path) -> DicomImage:
+        return DicomImage(path, self._voi, self._square_pixels)
+
     def _dicom_frames(self, path: Path) -> Iterator[tuple[NDArray[np.generic] | None, float, dict[str, Any]]]:
         """Pixels, seconds and metadata of each frame; no pixels for a frame that is skipped."""
-        with DicomImage(path, self._voi) as image:
+        with self._image(path) as image:
             # Where not one is whole, the first says why.
             tried = max(1, image.present)
             for index in range(tried):
@@ -124,7 +136,7 @@ def read_image(path: Path) -> NDArray[np.generic]:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
     if not data.size:
         raise SourceError(f"{path} is empty (0 bytes)")
-    if _is_cut_short(data.tobytes()):
+    if is_cut_short(data.tobytes()):
         raise SourceError(f"{path} is cut short: the image's end is missing")
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
@@ -152,7 +164,7 @@ def _to_frame_pixels(pixels: NDArray[Any], path: Path) -> NDArray[np.generic]:
     raise SourceError(f"{path} holds {pixels.dtype} pixels of shape {pixels.shape}, which cannot be used")
 
 
-def _is_cut_short(data: bytes) -> bool:
+def is_cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end. Decoders fill the missing part with grey, or complain on stderr by themselves."""
     if data.startswith(b"\xff\xd8\xff"):
         # The last scan must be closed; thumbnails inside the header have markers of their own.
