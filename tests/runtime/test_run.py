@@ -437,3 +437,34 @@ def test_a_folder_of_damaged_files_does_not_fill_the_log(run: Any, tmp_path: Pat
     assert err.count("edgemamba: skipped: ") == 30
     assert "edgemamba: 70 more lines were left out (30 a minute are shown)" in err
     assert "100 skipped, 0 dropped" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "missing"), [("--web", "fastapi"), ("--web", "uvicorn"), ("--metrics", "prometheus_client")]
+)
+def test_a_missing_extra_is_one_line(
+    option: str, missing: str, run: Any, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setitem(sys.modules, f"{missing}.core", None)
+    code, out, err = run("--source", clip, option, "0")
+    assert (code, out) == (2, "")
+    assert f"{missing} is needed for" in err
+    assert "is not installed: pip install" in err
+    assert err.count("\n") == 1
+
+
+def test_dicom_objects_of_a_dicom_file(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("highdicom")
+    pydicom = pytest.importorskip("pydicom")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    out = tmp_path / "objects"
+    code, _, err = run("--source", dicom("CT_small.dcm"), "--out", f"dicom://{out}")
+    assert code == 0, err
+    source = pydicom.dcmread(dicom("CT_small.dcm"))
+    objects = [pydicom.dcmread(path) for path in sorted(out.iterdir())]
+    assert sorted(item.SOPClassUID.name for item in objects) == [
+        "Comprehensive SR Storage",
+        "Secondary Capture Image Storage",
+    ]
+    assert not [item for item in objects if str(source.PatientName) in str(item)]

@@ -222,14 +222,24 @@ def test_beyond_this_machine_a_token_is_needed(run: Any) -> None:
 
 
 def test_a_token_of_ones_own(run: Any) -> None:
-    running = run("web://127.0.0.1:0", token="correct horse")
+    running = run("web://127.0.0.1:0", token="correct-horse")
     assert running.get("/")[0] == 401
-    assert running.get("/", Authorization="Bearer correct horse")[0] == 200
+    assert running.get("/", Authorization="Bearer correct-horse")[0] == 200
 
 
-def test_a_short_token_is_refused(colour_engine: Any) -> None:
-    with pytest.raises(SinkError, match="the web token has 5 characters; 8 or more are needed"):
-        stream(MockCamera(), colour_engine, sinks=[open_sink("web://127.0.0.1:0", token="short")])
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("short", "the web token has 5 characters; 8 or more are needed"),
+        ("with a space", "letters, digits and -._~ only"),
+        ("semi;colon", "letters, digits and -._~ only"),
+        ("schlüsselwort", "letters, digits and -._~ only"),
+        ("line\nbreak", "letters, digits and -._~ only"),
+    ],
+)
+def test_tokens_that_keep_nobody_out_or_break_a_header(token: str, reason: str, colour_engine: Any) -> None:
+    with pytest.raises(SinkError, match=reason):
+        stream(MockCamera(), colour_engine, sinks=[open_sink("web://127.0.0.1:0", token=token)])
 
 
 def test_a_foreign_name_is_not_this_machine(run: Any) -> None:

@@ -100,7 +100,7 @@ def run(
     ] = False,
     include_phi: Annotated[
         bool,
-        typer.Option("--include-phi", help="Let outputs and log lines have metadata that may identify a patient."),
+        typer.Option("--include-phi", help="Let outputs and log lines name the patient, where the source does."),
     ] = False,
     window_center: Annotated[
         float | None, typer.Option(help="DICOM: show this window instead of the file's (with --window-width).")

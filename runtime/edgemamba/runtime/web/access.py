@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
@@ -20,6 +21,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SHORTEST = 8
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]+")  # RFC 3986 section 2.3
 _NEEDED = "A token is needed: open the address with ?token=... that edgemamba printed, or send it as a bearer token."
 _FOREIGN = "This page is for this machine only: open it as localhost, or give edgemamba a token (--web-token)."
 
@@ -28,11 +30,13 @@ def choose_token(address: Address, given: str | None) -> str | None:
     """The token that visitors need: the one given; else none on the loopback and a random one elsewhere.
 
     Raises:
-        SinkError: the given one is too short to keep anyone out.
+        SinkError: the given one is too short to keep anyone out, or has signs that a URL or a cookie cannot carry.
     """
     if given is not None:
         if len(given) < _SHORTEST:
             raise SinkError(f"the web token has {len(given)} characters; {_SHORTEST} or more are needed")
+        if not _UNRESERVED.fullmatch(given):
+            raise SinkError("the web token may have letters, digits and -._~ only, for it is part of a URL")
         return given
     return None if address.is_loopback else secrets.token_urlsafe(24)
 

@@ -89,8 +89,8 @@ class LiveView:
         now, frames, dropped, skipped = time.monotonic(), report.frames, report.dropped, report.skipped
         then, frames_then, dropped_then, skipped_then = self._before
         self._before = (now, frames, dropped, skipped)
-        recent = report.latency.since(self._latency)
-        self._latency = report.latency.since(None)
+        latency = report.latency.since(None)
+        recent, self._latency = latency.since(self._latency), latency
         self._taken += 1
         self._samples.append(
             {
