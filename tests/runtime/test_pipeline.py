@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgemamba.runtime import stream
-from edgemamba.runtime.errors import SourceError
+from edgemamba.runtime.errors import SinkError, SourceError
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.pipeline.frame_queue import FrameQueue, Waiting
 from edgemamba.runtime.pipeline.strategy import Strategy, choose_strategy
@@ -327,3 +327,56 @@ def test_latency_counts_the_waiting(colour_engine: Any) -> None:
     assert summary.count == 2
     assert summary.p50 >= 150  # milliseconds; both frames waited for the 0.2 s
     assert results.report.to_json()["latency_ms"]["count"] == 2
+
+
+# ------------------------------------------------------------------------------------- sources that keep what they gave
+
+
+class KeepingSource(MockCamera):
+    """As the DICOM receiver: frames count as processed when it is told so."""
+
+    def __init__(self, script: list[Any]) -> None:
+        super().__init__(script, live=False)
+        self.confirmed = False
+        self.safe: list[int] = []
+
+    def done(self, frame: Frame) -> None:
+        self.safe.append(frame.index)
+
+
+@pytest.mark.parametrize("with_sink", [True, False])
+def test_frames_are_confirmed_in_order_when_they_are_written(with_sink: bool, colour_engine: Any) -> None:
+    source, collector = KeepingSource([9]), Collector()
+    results = stream(source, colour_engine, batch=4, sinks=[collector] if with_sink else [])
+    assert source.confirmed
+    first = next(results)
+    assert first.frame.index == 0
+    if not with_sink:
+        assert source.safe == []  # the caller still works on it
+    list(results)
+    assert source.safe == list(range(9))
+
+
+def test_what_a_failing_sink_did_not_take_is_not_confirmed(colour_engine: Any) -> None:
+    class Full(Collector):
+        def write(self, result: Result) -> None:
+            if result.frame.index == 3:
+                raise SinkError("disk full")
+
+    source = KeepingSource([100])
+    with pytest.raises(SinkError, match="disk full"):
+        list(stream(source, colour_engine, sinks=[Full()]))
+    assert source.safe == [0, 1, 2]
+
+
+def test_a_waiting_source_is_interrupted(colour_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Receiver(MockCamera):
+        """Waits for ever, unless it is interrupted."""
+
+        def interrupt(self) -> None:
+            gate.set()
+
+    gate = threading.Event()
+    with stream(Receiver([1, gate], live=False), colour_engine) as results:
+        next(results)
+    assert "does not answer" not in caplog.text

@@ -90,6 +90,7 @@ class Capture:
         if self._thread.ident is None:
             self._source.close()
             return
+        self._source.interrupt()
         self._thread.join(_PATIENCE)
         if self._thread.is_alive():
             LOGGER.warning("%s does not answer; it is left behind", self._source.name)
