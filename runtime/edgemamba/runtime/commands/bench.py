@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,9 @@ def bench(
     loaded = Bundle.load(bundle)
     if plot_file is not None:
         require("matplotlib", purpose="--plot")
+    for target in (json_file, plot_file):
+        if target is not None and str(target) != "-":
+            _check_writable(Path(target))
     configurations = plan(loaded, _backends(loaded, backend), _numbers(batch), _sizes(size), threads)
     facts = provenance()
     console = Console(stderr=json_file == "-", highlight=False)
@@ -161,6 +165,18 @@ def _print(console: Console, bundle: Bundle, measurements: Sequence[Measurement]
         f"cores, {packages}, edgemamba {facts['edgemamba']}{' ' + facts['commit'] if facts['commit'] else ''}, {facts['date']}",
         markup=False,
     )
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written now, and not after minutes of measuring."""
+    existing = path if path.exists() else path.parent
+    if path.is_dir() or not existing.exists():
+        reason = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+    elif not os.access(existing, os.W_OK) or (existing is not path and not existing.is_dir()):
+        reason = "no permission" if existing.is_dir() or existing is path else f"{existing} is no folder"
+    else:
+        return
+    raise SinkError(f"{path} cannot be written: {reason}")
 
 
 def _write_json(target: str, bundle: Bundle, measurements: Sequence[Measurement], facts: dict[str, Any]) -> None:
