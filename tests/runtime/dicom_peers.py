@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
+
+from edgemamba.runtime.frames import Frame
+from edgemamba.runtime.sources.dimse import DimseSource, open_dimse
 
 _PATIENCE = 30.0
 ORTHANC_DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
@@ -57,6 +61,56 @@ def listening(port: int) -> bool:
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+
+
+class Reader:
+    """Takes frames in a thread, as a pipeline does."""
+
+    def __init__(self, source: DimseSource) -> None:
+        self.source = source
+        self.frames: list[Frame] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for frame in self.source:
+            self.frames.append(frame)
+
+    def wait(self, count: int) -> list[Frame]:
+        wait_for(lambda: len(self.frames) >= count)
+        return self.frames
+
+    def close(self) -> None:
+        self.source.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def receiving(folder: Path, options: str = "") -> Iterator[Reader]:
+    reader = Reader(open_dimse(f"dimse://EM@127.0.0.1:0?folder={folder}{options}"))
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def facts(reader: Reader) -> dict[str, Any]:
+    return reader.source.describe()
+
+
+def ready(folder: Path) -> list[Path]:
+    return sorted((folder / "ready").iterdir())
+
+
+def client(port: int, calling: str = "CLIENT") -> Any:
+    """An association of pynetdicom's SCU, to see every answer."""
+    import pynetdicom
+
+    entity = pynetdicom.AE(calling)
+    entity.dimse_timeout = 3  # of a server that was killed
+    entity.add_requested_context(pynetdicom.sop_class.CTImageStorage)
+    return entity.associate("127.0.0.1", port, ae_title="EM")
 
 
 # The option by which dcmtk's storescu proposes a transfer syntax; uncompressed ones need none.

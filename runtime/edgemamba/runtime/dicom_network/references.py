@@ -55,6 +55,28 @@ _FORMS = {
 }
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _KEPT = ("Modality", "Rows", "Columns", "NumberOfFrames", "LossyImageCompression", "BurnedInAnnotation")
+# Storage classes whose instances are single frames by definition (PS3.3 A): CR, DX, MG, IO, CT, MR, US, SC, VL, PET.
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_SINGLE_FRAME = frozenset(
+    [
+        "1",
+        "1.1",
+        "1.1.1",
+        "1.2",
+        "1.2.1",
+        "1.3",
+        "1.3.1",
+        "2",
+        "4",
+        "6.1",
+        "7",
+        "128",
+        "77.1.1",
+        "77.1.2",
+        "77.1.3",
+        "77.1.4",
+    ]
+)
 _METHODS = (
     ("113100", "Basic Application Confidentiality Profile"),
     ("113110", "Retain UIDs Option"),
@@ -87,6 +109,15 @@ def reference(header: Dataset, include_phi: bool) -> Dataset:
     if not include_phi:
         source.PatientID = f"EM-{pseudonym(_as_text(header, 'PatientID'))}"
     return source
+
+
+def frame_reference(source: Dataset, frame_number: int) -> int | None:
+    """The number by which to refer to a frame; None where the instance as a whole is meant.
+
+    An instance of a class that has single frames may hold several all the same; then no number may be given.
+    """
+    several = int(source.get("NumberOfFrames") or 1) > 1
+    return frame_number if several and source.SOPClassUID.removeprefix(_STORAGE) not in _SINGLE_FRAME else None
 
 
 def state_method(written: Dataset) -> None:

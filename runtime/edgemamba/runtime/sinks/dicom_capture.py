@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemamba.runtime import __version__
-from edgemamba.runtime.dicom_network.references import made_when, state_method
+from edgemamba.runtime.dicom_network.references import frame_reference, made_when, state_method
 from edgemamba.runtime.extras import require
 
 if TYPE_CHECKING:
@@ -96,8 +96,9 @@ def _source_item(source: Dataset, frame_number: int) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = source.SOPClassUID
     item.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    if int(source.get("NumberOfFrames") or 1) > 1:
-        item.ReferencedFrameNumber = frame_number
+    number = frame_reference(source, frame_number)
+    if number is not None:
+        item.ReferencedFrameNumber = number
     purpose = Dataset()
     purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
     purpose.CodeMeaning = "Source image for image processing operation"

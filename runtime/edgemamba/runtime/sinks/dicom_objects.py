@@ -7,11 +7,12 @@ dicomweb[s]://[user:password@]host[:port]/base?queue=folder     STOW-RS
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -226,9 +227,18 @@ class DicomSink(Sink):
             return
         picture = annotate(result.frame.pixels, result.top)
         series_uid, number = self._next_number("sc", source)
-        facts: dict[str, Any] = {"frame_number": frame_number, "series_uid": series_uid, "number": number}
-        image = make_capture(source, header, picture, model=self._model, include_phi=self._include_phi, **facts)
-        self._save("sc", source, result.frame.index, image)
+        with self._guarded(source):
+            image = make_capture(
+                source,
+                header,
+                picture,
+                frame_number=frame_number,
+                series_uid=series_uid,
+                number=number,
+                model=self._model,
+                include_phi=self._include_phi,
+            )
+            self._save("sc", source, result.frame.index, image)
 
     def _gather(self, source: Dataset, result: Result, frame_number: int) -> None:
         """Add to the report of the instance, after that of another instance has been written."""
@@ -247,11 +257,28 @@ class DicomSink(Sink):
         if source is None:
             return
         series_uid, number = self._next_number("sr", source)
-        facts: dict[str, Any] = {"series_uid": series_uid, "number": number}
-        report = make_report(
-            source, findings, model=self._model, version=self._version, include_phi=self._include_phi, **facts
-        )
-        self._save("sr", source, self._index, report)
+        with self._guarded(source):
+            report = make_report(
+                source,
+                findings,
+                series_uid=series_uid,
+                number=number,
+                model=self._model,
+                version=self._version,
+                include_phi=self._include_phi,
+            )
+            self._save("sr", source, self._index, report)
+
+    @contextlib.contextmanager
+    def _guarded(self, source: Dataset) -> Iterator[None]:
+        """An instance about which no object can be made costs that object. What was wrong may quote the patient: only its
+        kind is said."""
+        try:
+            yield
+        except SinkError:
+            raise
+        except Exception as error:
+            self._skip(hashed(source.SOPInstanceUID), f"no object can be made of it ({type(error).__name__})")
 
     def _next_number(self, kind: str, source: Dataset) -> tuple[str, int]:
         """The series of the objects of a kind about one source series, and the next Instance Number in it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgemamba.runtime import __version__
-from edgemamba.runtime.dicom_network.references import made_when, state_method
+from edgemamba.runtime.dicom_network.references import frame_reference, made_when, state_method
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.predictions import TopClass
 from edgemamba.runtime.sinks.dicom_capture import MANUFACTURER
@@ -100,7 +100,12 @@ def make_report(
 
 
 def _group(hd: Any, sr: Any, source: Dataset, frame_number: int, item: TopClass, algorithm: Any) -> Any:
-    frames = [frame_number] if int(source.get("NumberOfFrames") or 1) > 1 else None
+    frame = frame_reference(source, frame_number)
+    image = sr.SourceImageForMeasurementGroup(
+        referenced_sop_class_uid=source.SOPClassUID,
+        referenced_sop_instance_uid=source.SOPInstanceUID,
+        referenced_frame_numbers=None if frame is None else [frame],
+    )
     certainty = sr.Measurement(
         name=sr.CodedConcept("111013", "DCM", "Certainty of Finding"),
         value=round(100 * float(item.probability), 4),
@@ -111,7 +116,7 @@ def _group(hd: Any, sr: Any, source: Dataset, frame_number: int, item: TopClass,
         finding_type=class_code(sr, item.name),
         algorithm_id=algorithm,
         measurements=[certainty],
-        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source, frames)],
+        source_images=[image],
     )
 
 

@@ -6,6 +6,7 @@ dimse://AET@host:port?allow=CT1,PACS&from=10.0.0.0/8,127.0.0.1&folder=/var/spool
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.privacy import hashed
-from edgemamba.runtime.sources.base import Source
+from edgemamba.runtime.sources.base import LOGGER, Source
 from edgemamba.runtime.sources.pictures import PictureSource
 
 _OPTIONS = ("allow", "folder", "from", "max_mb", "spool_mb")
@@ -54,6 +55,8 @@ def open_dimse(url: str, *, voi: Voi = "auto") -> DimseSource:
     for title in calling:
         check_title(title, SourceError)
     networks = tuple(_network(text.strip()) for text in options.get("from", "").split(",") if text.strip())
+    if not calling and not networks and not _is_loopback(address.host):
+        LOGGER.warning("%s takes instances from whoever reaches it; name the senders with allow= and from=", address)
     max_bytes = int(number(options, "max_mb", _MAX_MB, SourceError) * (1 << 20))
     spool_bytes = int(number(options, "spool_mb", _SPOOL_MB, SourceError) * (1 << 20))
     folder = Path(options["folder"]).expanduser() if options.get("folder") else _default_folder(address)
@@ -90,6 +93,7 @@ class DimseSource(Source):
         self.confirmed = False
         self._voi: Voi = voi
         self._closed = False
+        self._lock = threading.Lock()
         self._given: deque[tuple[int, Path]] = deque()  # files given whole, by the index of their last frame
         self._spool = Spool(folder, spool_bytes, SourceError)
         try:
@@ -112,24 +116,33 @@ class DimseSource(Source):
                 now = time.monotonic()
                 first = now if first is None else first
                 start = max(now - first, clock)  # a cine may last longer than it took to arrive
-                read = 0
+                last: Frame | None = None  # held back until it is known whether another one follows
                 try:
                     for frame in self._frames(path):
+                        if last is not None:
+                            yield last
                         clock = start + frame.timestamp
-                        yield replace(frame, index=index, timestamp=clock)
+                        last = replace(frame, index=index, timestamp=clock)
                         index += 1
-                        read += 1
                 except SourceError as error:
                     self.skipped.add(str(error))
                     index += 1
-                self._finish(path, index - 1, read)
+                if last is None:
+                    self._spool.unreadable(path)
+                    continue
+                with self._lock:
+                    self._given.append((last.index, path))
+                yield last
+                if not self.confirmed:
+                    self.done(last)
         finally:
             self.close()
 
     def done(self, frame: Frame) -> None:
         """The results of ``frame`` and of all before it are safe: their instances leave the spool. Any thread may say so."""
-        while self._given and self._given[0][0] <= frame.index:
-            self._spool.done(self._given.popleft()[1])
+        with self._lock:
+            while self._given and self._given[0][0] <= frame.index:
+                self._spool.done(self._given.popleft()[1])
 
     def interrupt(self) -> None:
         """End the iteration soon, whatever it waits for. Any thread may ask."""
@@ -160,21 +173,19 @@ class DimseSource(Source):
         for frame in pictures:
             yield DicomFrame(frame.pixels, frame.index, frame.timestamp, name, frame.metadata, header)
 
-    def _finish(self, path: Path, last: int, read: int) -> None:
-        """An instance's last frame has been taken."""
-        if not read:
-            self._spool.unreadable(path)
-        elif self.confirmed:
-            self._given.append((last, path))
-        else:
-            self._spool.done(path)
-
 
 def _network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise SourceError(f"from={text}: give addresses or networks such as 10.0.0.0/8") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _default_folder(address: DimseAddress) -> Path:
