@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import shutil
 import signal
 import subprocess
@@ -468,3 +470,37 @@ def test_dicom_objects_of_a_dicom_file(run: Any, tmp_path: Path, monkeypatch: py
         "Secondary Capture Image Storage",
     ]
     assert not [item for item in objects if str(source.PatientName) in str(item)]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_second_interrupt_ends_at_once_though_an_output_hangs(colour_bundle: Path, tmp_path: Path) -> None:
+    """Nobody reads the pipe: the first Ctrl-C waits for it, for outputs are finished; the second does not."""
+    picture = tmp_path / "0.png"
+    cv2.imwrite(str(picture), np.full((32, 32, 3), 90, np.uint8))
+    (tmp_path / "many").mkdir()
+    for index in range(3000):
+        (tmp_path / "many" / f"{index:05}.png").symlink_to(picture)
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    arguments = ["run", str(colour_bundle), "--source", str(tmp_path / "many"), "--out", str(pipe)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgemamba", *arguments, "--backend", "ort-function"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while select.select([reader], [], [], 0)[0] == []:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(2)  # until the pipe is full
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+        os.close(reader)
+    assert process.returncode == 130
+    assert "Traceback" not in err

@@ -137,6 +137,10 @@ class Stream:
         sinks are finished. May be called from any thread and from a signal handler."""
         self._pipeline.ask_to_stop()
 
+    def abandon(self) -> None:
+        """As :meth:`stop`, but wait for no sink that hangs: outputs may stay unfinished. For a second Ctrl-C."""
+        self._pipeline.abandon()
+
     def close(self) -> None:
         """End the stream and finish the sinks; closing twice is harmless."""
         self._results.close()

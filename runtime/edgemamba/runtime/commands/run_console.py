@@ -159,7 +159,10 @@ class Interruption:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: object) -> None:
-        if self.stream is None or self.asked:
+        if self.stream is None:
+            raise KeyboardInterrupt
+        if self.asked:
+            self.stream.abandon()
             raise KeyboardInterrupt
         self.asked = True
         self.stream.stop()

@@ -79,6 +79,11 @@ class Pipeline:
         """End after the batch in work; may be called from any thread and from a signal handler."""
         self._capture.ask_to_stop()
 
+    def abandon(self) -> None:
+        """End without waiting for sinks that hang; may be called from any thread and from a signal handler."""
+        self._capture.ask_to_stop()
+        self._writer.abandon()
+
     def results(self) -> Generator[Result | None, None, None]:
         """Open everything, yield None once, then the results; clean up however it ends."""
         failure: BaseException | None = None

@@ -51,6 +51,7 @@ class Writer:
         self._redactor = redactor
         self._queue: queue.Queue[Result | None] = queue.Queue(_ROOM)
         self._error: BaseException | None = None
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="edgemamba-sinks", daemon=True)
 
     def start(self) -> None:
@@ -83,16 +84,24 @@ class Writer:
         if not self._apart:
             self._on_written(result.frame)
 
+    def abandon(self) -> None:
+        """Wait for no sink any longer: a flag and nothing else, so that a signal handler may call it."""
+        self._abandoned = True
+
     def stop(self) -> BaseException | None:
-        """Write what is queued and close every sink; returns the first failure."""
+        """Write what is queued and close every sink; returns the first failure. Sinks that hang when :meth:`abandon` is called are
+        left as they are."""
         if self._thread.ident is not None:
-            while self._thread.is_alive() and self._error is None:
+            while self._thread.is_alive() and self._error is None and not self._abandoned:
                 try:
                     self._queue.put(None, timeout=0.1)
                     break
                 except queue.Full:
                     continue
-            self._thread.join()
+            while self._thread.is_alive():
+                if self._abandoned:
+                    return self._error
+                self._thread.join(0.1)
         for sink in self._sinks:
             try:
                 sink.close()
