@@ -1,7 +1,8 @@
 """The selective scan as a PyTorch operator: ``torch.ops.edgemamba.selective_scan``.
 
-Forward and backward run in the native library (``kernels/``) on the CPU; shapes and dtypes alone are enough for tracing, so
-``torch.compile`` and ``torch.export`` see one opaque node, which the exporter turns into the ONNX operator ``SelectiveScan``.
+Forward and backward run in the native library (``kernels/``) on the CPU and in Triton kernels (``triton_scan/``) on NVIDIA
+GPUs; shapes and dtypes alone are enough for tracing, so ``torch.compile`` and ``torch.export`` see one opaque node, which the
+exporter turns into the ONNX operator ``SelectiveScan``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from edgemamba.runtime import native
 from edgemamba.runtime.errors import ScanArgumentError
 from edgemamba.runtime.operator import INPUT_NAMES
+from edgemamba.train import triton_dispatch
 from edgemamba.train.scan_contract import check_arguments
 
 # torch dtype -> ONNX TensorProto.DataType, the numbers that the native library speaks.
@@ -68,7 +70,11 @@ def selective_scan(
 
     Raises:
         ScanArgumentError: an argument breaks the contract above; the text starts with its name.
-        NativeLibraryError: this installation has no native library.
+        NativeLibraryError: this installation has no native library (tensors on the CPU).
+        MissingExtraError: Triton is not installed (tensors on a GPU).
+
+    On a GPU the contents of ``order`` are not checked, because that would wait for the device: a position outside 0..P-1 is
+    no step. float64 goes there through the CPU and back: slow, for checking gradients.
     """
     device = u.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -124,6 +130,40 @@ def _backward(
         threads=torch.get_num_threads(),
     )
     return gradients
+
+
+@_forward.register_kernel("cuda")
+def _forward_cuda(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool = True,
+) -> Tensor:
+    check_arguments(u, delta, A, B, C, D, delta_bias, order)
+    return triton_dispatch.forward((u, delta, A, B, C, D, delta_bias, order), delta_softplus)
+
+
+@_backward.register_kernel("cuda")
+def _backward_cuda(
+    dy: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    check_arguments(u, delta, A, B, C, D, delta_bias, order)
+    return triton_dispatch.backward(dy, (u, delta, A, B, C, D, delta_bias, order), delta_softplus, wanted)
 
 
 @_forward.register_fake
@@ -184,7 +224,7 @@ def _contiguous(*tensors: Tensor) -> list[Tensor]:
     for name, tensor in zip(INPUT_NAMES, tensors, strict=True):
         if tensor.device.type != "cpu":
             raise ScanArgumentError(
-                f"{name}: on {tensor.device}; this version has a selective scan for the CPU only: move model and input with .cpu()"
+                f"{name}: on {tensor.device}; the selective scan runs on the CPU and on NVIDIA GPUs, all its arguments on one device"
             )
     return [tensor.contiguous() for tensor in tensors]
 

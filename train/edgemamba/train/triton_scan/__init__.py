@@ -5,6 +5,8 @@
     backward_kernel  the gradients
     launch           tensors in, tensors out
     configuration    what may be tuned
+    tuning           the choice, timed once for a GPU and remembered
+    ahead            compiling without a GPU; registers and spills
 
 Importing a submodule needs Triton, which PyTorch's CUDA builds for Linux bring along.
 """

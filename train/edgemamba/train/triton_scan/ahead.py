@@ -1,6 +1,6 @@
 """Compiles the scan's kernels for an architecture without a GPU, and says what ptxas made of them.
 
-    python -m edgemamba.train.triton_scan.ahead [--arch 75 80 86 87 89 90 100 120] [--dtype fp16] [--states 16] [--json FILE]
+python -m edgemamba.train.triton_scan.ahead [--arch 75 80 86 87 89 90 100 120] [--dtype fp16] [--states 16] [--json FILE]
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def compile_forward(
         "WRITE_STATES": checkpoints,
     }
     name = "checkpoints" if checkpoints else "forward"
-    return _compile(scan_forward, name, arch, dtype, constants, config.warps, {"y": "*fp32"})
+    return _compile(scan_forward, name, arch, dtype, states, constants, config.warps, {"y": "*fp32"})
 
 
 def compile_backward(arch: int, dtype: str, states: int, config: BackwardConfig | None = None) -> Compiled:
@@ -72,40 +72,53 @@ def compile_backward(arch: int, dtype: str, states: int, config: BackwardConfig 
     config = config or default_backward(384, states)
     constants = {"STATES": config.states, "BLOCK": config.block, "TILE": TILE, "SOFTPLUS": True}
     constants |= {f"WANT_{name}": True for name in ("U", "DELTA", "A", "B", "C")}
-    return _compile(scan_backward, "backward", arch, dtype, constants, config.warps, {"du": f"*{dtype}"})
+    return _compile(scan_backward, "backward", arch, dtype, states, constants, config.warps, {"du": f"*{dtype}"})
 
 
 def _compile(
-    kernel: Any, name: str, arch: int, dtype: str, constants: dict[str, Any], warps: int, pointers: dict[str, str]
+    kernel: Any,
+    name: str,
+    arch: int,
+    dtype: str,
+    states: int,
+    constants: dict[str, Any],
+    warps: int,
+    pointers: dict[str, str],
 ) -> Compiled:
     pointers = pointers | dict.fromkeys(_VALUES, f"*{dtype}") | dict.fromkeys(_PARAMETERS, "*fp32") | {"order": "*i32"}
     signature = {
-        argument: "constexpr" if argument in constants else pointers.get(argument, "i32") for argument in kernel.arg_names
+        argument: "constexpr" if argument in constants else pointers.get(argument, "i32")
+        for argument in kernel.arg_names
     }
+    # What a launch would tell the compiler: allocations are aligned, and so are these extents of every published model.
+    aligned = (*pointers, "channels", *(("n_states",) if states % 16 == 0 else ()))
+    places = {name: (place,) for place, name in enumerate(kernel.arg_names)}
+    attributes = {places[name]: [["tt.divisibility", 16]] for name in aligned if name in places}
     built = triton.compile(
-        ASTSource(kernel, signature, constexprs=constants),
+        ASTSource(kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", arch, 32),
         options={"num_warps": warps, "enable_fp_fusion": True},
     )
-    registers, stores, loads = _resources(built.asm["ptx"], arch)
+    registers, stores, loads = _resources(built.asm["ptx"])
     return Compiled(name, arch, dtype, registers, stores, loads, built.metadata.shared, len(built.asm["cubin"]))
 
 
-def _resources(ptx: str, arch: int) -> tuple[int, int, int]:
-    """(registers, bytes of spill stores, of spill loads) as the assembler that comes with Triton reports them."""
-    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
-    own = folder / "ptxas-blackwell"
-    assembler = own if arch >= 100 and own.is_file() else folder / "ptxas"
-    suffix = "a" if arch >= 90 else ""
+def _resources(ptx: str) -> tuple[int, int, int]:
+    """(registers, bytes of spill stores, of spill loads) as an assembler that comes with Triton reports them."""
+    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
+    if target is None:
+        raise RuntimeError("PTX without a .target")
+    told = ""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "kernel.ptx")
         source.write_text(ptx)
-        told = subprocess.run(
-            [assembler, "-v", f"--gpu-name=sm_{arch}{suffix}", source, "-o", Path(scratch, "kernel.cubin")],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stderr
+        # Triton brings two assemblers; which reads which version of PTX changes from release to release.
+        for assembler in sorted((Path(triton.__file__).parent / "backends/nvidia/bin").glob("ptxas*")):
+            command = [str(assembler), "-v", f"--gpu-name={target[1]}", str(source), "-o", f"{scratch}/kernel.cubin"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            told = done.stderr
+            if done.returncode == 0:
+                break
     numbers = []
     for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads"):
         found = re.search(pattern, told)

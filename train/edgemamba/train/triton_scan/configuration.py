@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import triton
 
@@ -26,15 +26,29 @@ class BackwardConfig:
     block: int
     warps: int
     states: int
-    checkpoints: ForwardConfig = field(default_factory=lambda: ForwardConfig(32, 1))
+    checkpoints: ForwardConfig
+
+
+def forward_candidates(channels: int, states: int) -> tuple[ForwardConfig, ...]:
+    """What is timed for the forward, the default first: one or two channels a lane, one to four warps a program."""
+    shapes = ((64, 1), (32, 1), (64, 2), (128, 2), (128, 4)) if states <= 16 else ((32, 1), (64, 2), (128, 4))
+    return tuple(ForwardConfig(*shape) for shape in shapes if shape[0] == 32 or channels > shape[0] // 2)
+
+
+def backward_candidates(channels: int, states: int) -> tuple[BackwardConfig, ...]:
+    """What is timed for the backward, the default first: the one without spills on every architecture."""
+    most = triton.next_power_of_2(states)
+    shapes = ((32, 1, 2), (32, 1, 4), (64, 2, 2), (128, 4, 2), (64, 1, 2))
+    fitting = (shape for shape in shapes if shape[0] == 32 or channels > shape[0] // 2)
+    checkpoints = default_forward(channels, states)
+    return tuple(dict.fromkeys(BackwardConfig(b, w, min(s, most), checkpoints) for b, w, s in fitting))
 
 
 def default_forward(channels: int, states: int) -> ForwardConfig:
-    """Two channels a lane where 2 N numbers of state fit in registers, one warp a program."""
-    return ForwardConfig(64 if channels > 32 and states <= 16 else 32, 1)
+    """Taken where nothing was measured."""
+    return forward_candidates(channels, states)[0]
 
 
 def default_backward(channels: int, states: int) -> BackwardConfig:
-    """As few states at a time as keep the tile in registers on every architecture (see benchmarks/NOTES-triton.md)."""
-    block = 64 if channels > 32 else 32
-    return BackwardConfig(block, 1, min(4 if block == 32 else 2, triton.next_power_of_2(states)), default_forward(channels, states))
+    """Taken where nothing was measured."""
+    return backward_candidates(channels, states)[0]

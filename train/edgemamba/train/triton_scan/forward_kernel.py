@@ -9,6 +9,9 @@ loads would keep the compiler from moving the loads up.
 the same layout, one channel a lane, and so no exchange through shared memory between loads and arithmetic.
 """
 
+# Tuples that grow in an unrolled loop are Triton's language rather than typed Python.
+# mypy: disable-error-code="assignment, var-annotated"
+
 from __future__ import annotations
 
 import triton
@@ -72,7 +75,7 @@ def scan_forward(
     bias = tl.load(delta_bias + g * channels + d, mask=inside, other=0.0)
     h = tl.zeros((N, BLOCK), dtype=tl.float32)
 
-    for tile in range(0, tiles):
+    for tile in range(tiles):
         if WRITE_STATES:
             tl.store(states + of_states, h, mask=is_lane)
             states += n_states.to(tl.int64) * channels
@@ -113,6 +116,6 @@ def sum_directions(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     first = i // channels * (directions * channels) + i % channels
     value = tl.zeros((BLOCK,), dtype=tl.float32)
-    for g in range(0, directions):
+    for g in range(directions):
         value += tl.load(parts + first + g * channels, mask=i < elements, other=0.0)
     tl.store(total + i, value, mask=i < elements)

@@ -17,8 +17,17 @@ from torch import Tensor
 
 from edgemamba.train.triton_scan.arithmetic import LOG2E
 from edgemamba.train.triton_scan.backward_kernel import scan_backward
-from edgemamba.train.triton_scan.configuration import TILE, BackwardConfig, ForwardConfig, default_backward, default_forward
+from edgemamba.train.triton_scan.configuration import (
+    TILE,
+    BackwardConfig,
+    ForwardConfig,
+    backward_candidates,
+    default_backward,
+    default_forward,
+    forward_candidates,
+)
 from edgemamba.train.triton_scan.forward_kernel import scan_forward, sum_directions
+from edgemamba.train.triton_scan.tuning import choose
 
 _SUM_BLOCK = 512
 # Contraction of a product and a sum is meant; Triton 3.10 changes its default. The two forms differ in rounding only.
@@ -30,7 +39,7 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def forward(inputs: Inputs, delta_softplus: bool, config: ForwardConfig | None = None) -> Tensor:
     """y (B, P, D) of the operator; ``inputs`` are its eight, contiguous, of float32, float16 or bfloat16."""
-    u, delta, A, B, C, D, delta_bias, order = inputs
+    u, delta, A, order = inputs[0], inputs[1], inputs[2], inputs[7]
     batch, positions, directions, channels = delta.shape
     y = u.new_empty(batch, positions, channels)
     if y.numel() == 0 or order.shape[1] == 0:
@@ -39,8 +48,14 @@ def forward(inputs: Inputs, delta_softplus: bool, config: ForwardConfig | None =
     if order.shape[1] < positions:
         parts.zero_()
     with _device_of(u):
-        config = config or default_forward(channels, A.shape[2])
-        _scan(inputs, _decay(A), delta_softplus, parts, None, config)
+        decay = _decay(A)
+
+        def scan(config: ForwardConfig) -> None:
+            _scan(inputs, decay, delta_softplus, parts, None, config)
+
+        if config is None and u.is_cuda:
+            config = choose("forward", inputs, forward_candidates(channels, A.shape[2]), scan)
+        scan(config or default_forward(channels, A.shape[2]))
         return _add_directions(parts, y)
 
 
@@ -62,6 +77,13 @@ def backward(
     if delta.numel() == 0 or steps == 0:
         empty = [x.new_zeros(x.shape if want else (0,)) for x, want in zip(inputs[:7], wanted, strict=True)]
         return tuple(empty)  # type: ignore[return-value]
+    if config is None and u.is_cuda:
+
+        def run(tried: BackwardConfig) -> None:
+            backward(dy, inputs, delta_softplus, wanted, tried)
+
+        with _device_of(u):
+            config = choose("backward", inputs, backward_candidates(channels, n_states), run)
     config = config or default_backward(channels, n_states)
     blocks = triton.cdiv(channels, config.block)
     # What a partial order leaves out has no gradient.
