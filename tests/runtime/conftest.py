@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgemamba.runtime import cli
 from edgemamba.runtime.bundle import MODEL, Bundle, Manifest, ModelCard, TensorCard, sha256, write_manifest
 from edgemamba.runtime.engines.base import Engine
 from edgemamba.runtime.preprocessing import Preprocessing
@@ -79,3 +80,32 @@ class ColourEngine(Engine):
 @pytest.fixture
 def colour_engine(colour_bundle: Path) -> ColourEngine:
     return ColourEngine(Bundle.load(colour_bundle))
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Twenty frames of red, then twenty of green."""
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (320, 240))
+    for i in range(40):
+        writer.write(np.full((240, 320, 3), (0, 0, 255) if i < 20 else (0, 255, 0), np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def run(colour_bundle: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the verb in this process; exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path, bundle: Path = colour_bundle) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code: Any = 0
+        try:
+            cli.main(["run", str(bundle), "--backend", "ort-function", *map(str, arguments)])
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

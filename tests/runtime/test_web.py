@@ -134,15 +134,6 @@ def test_the_latest_frame_and_its_classes(run: Any) -> None:
     assert again > number
 
 
-def test_no_frame_is_waited_for_after_the_end(run: Any) -> None:
-    running = run()
-    running.sink._view.ended = True
-    number = running.sink._view.number
-    running.camera.end.set()
-    running.thread.join(20)
-    assert running.sink._view.number >= number
-
-
 def test_the_figures(run: Any) -> None:
     running = run()
     wait_for(lambda: json.loads(running.get("/state.json")[2])["samples"])
