@@ -16,6 +16,8 @@ __all__ = ["WebServer"]
 
 # Clients at a time; more are hung up on. Each takes a file descriptor, of which the stream needs some itself.
 _CONNECTIONS = 64
+# So many wait to be let in; asyncio lets them in all at once, and only then can any be hung up on.
+_BACKLOG = 16
 # Seconds within which a connection must have finished a request: whoever sends or reads more slowly is hung up on. A page that
 # waits for the next frame is answered within 10.
 _PATIENCE = 30.0
@@ -63,7 +65,7 @@ class WebServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_CONNECTIONS + 1,
+            backlog=_BACKLOG,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=1,
         )
@@ -97,7 +99,7 @@ def _listen(address: Address) -> socket.socket:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, where = found[0]
-        return socket.create_server(where[:2], family=family, backlog=_CONNECTIONS)
+        return socket.create_server(where[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = "is in use" if error.errno in _IN_USE else f"cannot be listened on: {error.strerror or error}"
         raise SinkError(f"port {address.port} of {address.host} {reason}; choose another address") from None
