@@ -51,7 +51,7 @@ def make_inputs(
 def gradients(scan: Callable[..., Tensor], inputs: Inputs, softplus: bool) -> list[Tensor]:
     leaves = {name: x.clone().requires_grad_(name in FLOATING) for name, x in inputs.items()}
     y = scan(**leaves, delta_softplus=softplus)
-    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape).to(y.dtype)
+    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device).reshape(y.shape).to(y.dtype)
     return list(torch.autograd.grad((y * weight).sum(), [leaves[name] for name in FLOATING]))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_selective_scan import FLOATING, Inputs, gradients, make_inputs
 from torch import Tensor
+from train.test_selective_scan import FLOATING, Inputs, gradients, make_inputs
 
 from edgemamba.runtime.errors import ScanArgumentError
 from edgemamba.train.reference_scan import selective_scan_reference

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_selective_scan import make_inputs
+from train.test_selective_scan import make_inputs
 
 from edgemamba.runtime.errors import MissingExtraError
 from edgemamba.train import triton_dispatch

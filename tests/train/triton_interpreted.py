@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from test_selective_scan import FLOATING, Inputs, gradients, make_inputs
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as pytest has it
+from train.test_selective_scan import FLOATING, Inputs, gradients, make_inputs
 
 from edgemamba.train.reference_scan import selective_scan_reference
 from edgemamba.train.triton_scan import launch

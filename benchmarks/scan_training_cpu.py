@@ -1,0 +1,168 @@
+"""Forward and backward of one Vim-Tiny layer on the CPU: our scan beside the same layer scanning in plain PyTorch.
+
+    python benchmarks/scan_training_cpu.py [--batch 4] [--threads 2] [--seconds 6] [--json FILE] [--check]
+
+The layer is the first of ``vim_tiny`` at 224 (197 positions, 384 channels, 16 states, two directions), float32, fresh
+weights. The peer is the very same module whose mixer calls ``edgemamba.train.reference_scan``: the step loop, through
+PyTorch's autograd. Both are timed in alternation in one process, least of the calls; that both give the same output and the
+same gradients is checked first. The scan alone is timed beside, as is the layer with a scan that costs nothing (it returns
+u): what no kernel can pass. PyTorch's threads do not spin while they wait (OMP_WAIT_POLICY=PASSIVE, unless the environment
+says otherwise), for either.
+
+The bar, 20, is for the scan at the layer's extents, which is what `scan_cpu.py` too calls a Vim-Tiny layer. The whole layer has
+none: its projections and convolutions, the same in both, bound its ratio by the last line's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+# Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from scan_cpu import least
+from torch import Tensor
+
+from edgemamba.runtime.provenance import package_version, provenance
+from edgemamba.train import create_model
+from edgemamba.train.reference_scan import selective_scan_reference
+from edgemamba.train.selective_scan import selective_scan
+
+BAR = 20.0
+ROUNDS = 3
+# Float32 in both; they differ by the order of their sums.
+MOST_DIFFERENCE = 1e-3
+Scan = Callable[..., Tensor]
+Step = Callable[[], list[Tensor]]
+
+
+def free_scan(u: Tensor, *_: object, **__: object) -> Tensor:
+    """In no time, with a gradient for u alone."""
+    return u[:, :, 0] * 1.0
+
+
+SCANS: dict[str, Scan] = {"ours": selective_scan, "reference": selective_scan_reference}
+
+
+def layer_step(scan: Scan, batch: int) -> Step:
+    """One call: output, gradient of the input, gradients of the parameters."""
+    torch.manual_seed(0)
+    model = create_model("vim_tiny")
+    calls: list[tuple[object, ...]] = []
+    layer = model.get_submodule("layers.0")
+    hook = layer.register_forward_pre_hook(lambda _, arguments: calls.append(arguments))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 224, 224))
+    hook.remove()
+    # As the model calls its layer, with a batch of ours.
+    arguments = [
+        torch.randn(batch, *x.shape[1:]) if isinstance(x, Tensor) and x.is_floating_point() else x for x in calls[0]
+    ]
+    inputs = [x.requires_grad_() for x in arguments if isinstance(x, Tensor) and x.is_floating_point()]
+    leaves = [*inputs, *layer.parameters()]
+
+    def step() -> list[Tensor]:
+        with mock.patch("edgemamba.train.models.vim_mixer.selective_scan", scan):
+            out = layer(*arguments)
+        outputs = [x for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor) and x.requires_grad]
+        total = torch.stack([(x * x).sum() for x in outputs]).sum()
+        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        return [x.detach() for x in (*outputs, *gradients) if x is not None]
+
+    return step
+
+
+def scan_step(scan: Scan, batch: int) -> Step:
+    """The same for the scan alone, at the layer's extents."""
+    generator = torch.Generator().manual_seed(0)
+    positions, channels, states, directions = 197, 384, 16, 2
+
+    def normal(*extents: int) -> Tensor:
+        return torch.randn(extents, generator=generator)
+
+    floating = [
+        normal(batch, positions, directions, channels),
+        normal(batch, positions, directions, channels) - 4,
+        -torch.arange(1.0, states + 1).expand(directions, channels, states).contiguous(),
+        normal(batch, positions, directions, states),
+        normal(batch, positions, directions, states),
+        normal(directions, channels),
+        normal(directions, channels),
+    ]
+    forwards = torch.arange(positions, dtype=torch.int32)
+    order = torch.stack([forwards, forwards.flip(0)])
+    leaves = [x.requires_grad_() for x in floating]
+
+    def step() -> list[Tensor]:
+        y = scan(*floating, order, True)
+        return [y.detach(), *torch.autograd.grad((y * y).sum(), leaves)]
+
+    return step
+
+
+def worst_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Of a tensor's largest value, over all tensors."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
+
+
+def measure(make: Callable[[Scan, int], Step], batch: int, seconds: float, floor: bool) -> dict[str, float]:
+    """Least milliseconds by scan."""
+    steps = {name: make(scan, batch) for name, scan in SCANS.items()}
+    worst = worst_difference(steps["ours"](), steps["reference"]())
+    if worst > MOST_DIFFERENCE:
+        raise SystemExit(f"the two differ by {worst:.1e} of the largest value: not the same work")
+    if floor:
+        steps["free"] = make(free_scan, batch)
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            best[name] = min(best[name], least(step, seconds / ROUNDS))
+    return best
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each contender")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--check", action="store_true", help="exit 1 when the bar is missed")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    layer = measure(layer_step, options.batch, options.seconds, floor=True)
+    scan = measure(scan_step, options.batch, options.seconds, floor=False)
+    ratios = {name: ms["reference"] / ms["ours"] for name, ms in (("layer", layer), ("scan", scan))}
+    print(f"Vim-Tiny layer, batch {options.batch}, {options.threads} threads, forward and backward, float32")
+    for name, ms in (("layer", layer), ("scan", scan)):
+        figures = ", ".join(f"{contender} {value:.2f} ms" for contender, value in ms.items())
+        print(f"  {name}: {figures}; {ratios[name]:.1f} times faster")
+    print(f"  with a scan in no time the layer would be {layer['reference'] / layer['free']:.1f} times faster")
+    missed = ratios["scan"] < BAR
+    if missed:
+        print(f"bar missed: the scan is {ratios['scan']:.1f} times faster; the bar is {BAR:g}")
+    if options.json:
+        document = {
+            "benchmark": "scan_training_cpu",
+            **provenance(),
+            "torch": package_version("torch"),
+            "batch": options.batch,
+            "threads": options.threads,
+            "layer_ms": layer,
+            "scan_ms": scan,
+            "ratios": ratios,
+            "bar": BAR,
+        }
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    return int(missed and options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
