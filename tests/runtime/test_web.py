@@ -198,6 +198,7 @@ def test_beyond_this_machine_a_token_is_needed(run: Any) -> None:
     running = run("web://0.0.0.0:0")
     token = running.sink.url.partition("?token=")[2]
     assert len(token) >= 32
+    assert running.sink.url_elsewhere == f"http://{socket.gethostname()}:{running.port}/?token={token}"
     for path in ("/", "/frame.jpg", "/state.json", "/metrics"):
         assert running.get(path)[0] == 401
         assert running.get(f"{path}?token=wrong")[0] == 401

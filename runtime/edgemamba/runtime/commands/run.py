@@ -208,7 +208,9 @@ def _announce(sinks: Sequence[Sink], console: Console) -> None:
     """Where a browser finds the page; the only place where the token is shown."""
     for sink in sinks:
         if url := getattr(sink, "url", None):
-            console.print(escape(f"edgemamba: {sink.describe().partition(' at ')[0]} at {url}"), soft_wrap=True)
+            elsewhere = f", from elsewhere {other}" if (other := getattr(sink, "url_elsewhere", None)) else ""
+            what = sink.describe().partition(" at ")[0]
+            console.print(escape(f"edgemamba: {what} at {url}{elsewhere}"), soft_wrap=True)
 
 
 def _refuse_nothing(results: Stream) -> None:

@@ -38,6 +38,7 @@ class _ServedSink(Sink):
         self._report: StreamReport | None = None
         self._engine: Engine | None = None
         self._metrics: StreamMetrics | None = None
+        self.url_elsewhere: str | None = None
         self.url = self._address.url  # from `open` on with the token, and the port where any was asked for
 
     def attach(self, report: StreamReport, engine: Engine) -> None:
@@ -49,7 +50,7 @@ class _ServedSink(Sink):
         if self._report is None or self._engine is None:
             raise SinkError(f"{self.scheme}:// shows a stream; give it to edgemamba.runtime.stream(..., sinks=[...])")
         self._server = WebServer(self._address, self._token)
-        self.url = self._server.url
+        self.url, self.url_elsewhere = self._server.url, self._server.url_elsewhere
         self._serve(self._server, self._report, self._engine)
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 
 from edgemamba.runtime.errors import SinkError
@@ -27,7 +28,14 @@ class Address:
     @property
     def url(self) -> str:
         """The root's URL; one that listens on all addresses is named by the loopback's."""
-        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
+        return self._url({"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host))
+
+    @property
+    def url_elsewhere(self) -> str | None:
+        """What other machines call it, where it listens on all addresses: by this machine's name."""
+        return self._url(socket.gethostname()) if self.host in ("0.0.0.0", "::") else None
+
+    def _url(self, host: str) -> str:
         return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
 
 

@@ -46,7 +46,16 @@ class WebServer:
     @property
     def url(self) -> str:
         """Where a browser finds it, with the token."""
-        return f"{self.address.url}?token={self.token}" if self.token else self.address.url
+        return self._with_token(self.address.url)
+
+    @property
+    def url_elsewhere(self) -> str | None:
+        """Where a browser on another machine finds it, if that has another name; with the token."""
+        url = self.address.url_elsewhere
+        return None if url is None else self._with_token(url)
+
+    def _with_token(self, url: str) -> str:
+        return f"{url}?token={self.token}" if self.token else url
 
     def start(self, app: App) -> None:
         """Serve an ASGI application, behind the token.
