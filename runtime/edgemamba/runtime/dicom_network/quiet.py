@@ -7,8 +7,8 @@ import warnings
 
 
 def quiet(library: str) -> None:
-    """Silence a library's logger, unless someone has set its level, and its warnings about values."""
+    """Silence a library's logger, unless someone has asked it for more than warnings, and its warnings about values."""
     logger = logging.getLogger(library)
-    if logger.level == logging.NOTSET:
+    if logger.level in (logging.NOTSET, logging.WARNING):
         logger.setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", category=UserWarning, module=rf"{library}(\.|$)")

@@ -119,7 +119,6 @@ class Receiver:
             (event.EVT_REQUESTED, self._requested),
             (event.EVT_REJECTED, self._rejected),
             (event.EVT_ACCEPTED, self._accepted),
-            (event.EVT_CONN_CLOSE, self._closed),
             (event.EVT_C_STORE, self._store),
         ]
         try:
@@ -165,7 +164,7 @@ class Receiver:
         return not crowded
 
     def _opened(self, event: Any) -> None:
-        from edgemamba.runtime.dicom_network.reception import SpoolingProvider, bounded_recv, forgiving_action
+        from edgemamba.runtime.dicom_network.reception import SpoolingProvider, bounded_recv, forgiving_action, with_end
 
         association = event.assoc
         with self._lock:
@@ -173,6 +172,7 @@ class Receiver:
         association.dimse = SpoolingProvider(association, self._spool, self._rules.max_bytes, self._over_limit)
         association.dul.socket.recv = bounded_recv(association, _PDU_TIMEOUT)
         association.dul.state_machine.do_action = forgiving_action(association)
+        association.run = with_end(association, lambda: self._ended(association))
 
     def _requested(self, event: Any) -> None:
         with self._lock:
@@ -192,12 +192,10 @@ class Receiver:
         else:
             self._refuse("refused_busy", f"an association from {calling}: {MOST_ASSOCIATIONS} are open")
 
-    def _closed(self, event: Any) -> None:
+    def _ended(self, association: Any) -> None:
+        association.dimse.release()
         with self._lock:
-            peer = self._peers.pop(event.assoc, None)
-        release = getattr(event.assoc.dimse, "release", None)
-        if release is not None:
-            release()
+            peer = self._peers.pop(association, None)
         if peer is not None and not peer.asked:
             self._refuse("garbage", f"a connection from {peer.address} that asked for no DICOM association")
 

@@ -137,21 +137,43 @@ class SpoolingProvider(DIMSEServiceProvider):
 
 
 def forgiving_action(association: Any) -> Callable[[str], None]:
-    """A replacement for the state machine's ``do_action`` that closes the connection where an event fits no state.
+    """A replacement for the state machine's ``do_action`` that ends the association where pynetdicom's own leaves it hanging.
 
-    When both sides abort at the same moment, pynetdicom's own lets the thread die and the socket stay open.
+    Where an event fits no state (both sides abort at the same moment) the connection is closed, instead of the thread dying
+    with the socket open. Where the connection ends before an association was asked for, the association's thread is told,
+    instead of waiting on for the request until its time is up.
     """
-    original = association.dul.state_machine.do_action
+    dul = association.dul
+    original = dul.state_machine.do_action
 
     def do_action(event: str) -> None:
         try:
             original(event)
         except InvalidEventError:
-            association.dul.kill_dul()
-            if association.dul.socket is not None:
-                association.dul.socket.close()
+            dul.kill_dul()
+            if dul.socket is not None:
+                dul.socket.close()
+        over = dul._kill_thread or dul.state_machine.current_state in ("Sta1", "Sta13")
+        if over and association.requestor.primitive is None:
+            dul.to_user_queue.put(None)
 
     return do_action
+
+
+def with_end(association: Any, ended: Callable[[], None]) -> Callable[[], None]:
+    """A replacement for the association thread's ``run`` that calls ``ended`` when all is over, however it came to that.
+
+    pynetdicom's event of a closed connection does not come in every case.
+    """
+    original = association.run
+
+    def run() -> None:
+        try:
+            original()
+        finally:
+            ended()
+
+    return run
 
 
 def bounded_recv(association: Any, timeout: float) -> Callable[[int], bytearray]:
