@@ -325,7 +325,13 @@ class DicomImage:
         return bits * 2 // 3 if options["photometric_interpretation"] == "YBR_FULL_422" else bits
 
     def _as_array(self, source: Any, index: int, options: dict[str, Any]) -> tuple[NDArray[Any], str]:
-        array, properties = self._decoder.as_array(source, index=index, validate=False, **options)
+        try:
+            array, properties = self._decoder.as_array(source, index=index, validate=False, **options)
+        except BaseException as error:
+            # Decoders written in Rust (pylibjpeg-rle) panic over damaged bytes, and PyO3 raises that beside Exception.
+            if type(error).__name__ == "PanicException":
+                raise SourceError("its compressed bytes are damaged") from None
+            raise
         return array, str(properties["photometric_interpretation"])
 
     def _grayscale(self, index: int) -> GrayscaleTransform:

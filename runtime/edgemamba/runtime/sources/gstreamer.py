@@ -10,7 +10,7 @@ from edgemamba.runtime.extras import require
 from edgemamba.runtime.sources.camera import SILENCE_SECONDS, CaptureSource
 from edgemamba.runtime.uris import Uri, number, without_secrets
 
-__all__ = ["GStreamerSource", "csi_pipeline", "open_csi", "open_gst"]
+__all__ = ["GStreamerSource", "csi_pipeline", "has_gstreamer", "open_csi", "open_gst"]
 
 # Only the newest frame: what the network cannot follow is dropped by the pipeline, and a queue here would only make it late.
 _APPSINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -32,7 +32,7 @@ class GStreamerSource(CaptureSource):
 
     def __init__(self, name: str, pipeline: str, silence: float = SILENCE_SECONDS) -> None:
         cv2 = require("cv2", purpose="reading GStreamer pipelines")
-        if cv2.CAP_GSTREAMER not in cv2.videoio_registry.getBackends():
+        if not has_gstreamer(cv2):
             raise SourceError(
                 f"{name}: this OpenCV ({cv2.__version__}) was built without GStreamer, as all wheels of PyPI are; use the "
                 "system's (JetPack's, or apt install python3-opencv), and uninstall opencv-python* from this environment"
@@ -42,6 +42,13 @@ class GStreamerSource(CaptureSource):
             return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
 
         super().__init__(name, open_capture, silence)
+
+
+def has_gstreamer(cv2: Any) -> bool:
+    """Whether this OpenCV can use GStreamer; OpenCV lists the backend also where its plugin is absent."""
+    if hasattr(cv2.videoio_registry, "hasBackend"):
+        return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+    return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None
 
 
 def open_gst(uri: Uri) -> GStreamerSource:
