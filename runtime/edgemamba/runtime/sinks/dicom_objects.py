@@ -177,6 +177,8 @@ class DicomSink(Sink):
         if self._outbox is None:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
+                for torso in self.path.glob("s[rc]-*.dcm.part"):  # of a run that was killed
+                    torso.unlink(missing_ok=True)
             except OSError as error:
                 raise SinkError(f"{self.path} cannot be made a folder: {error.strerror}") from None
 
