@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import logging
 import shutil
@@ -215,6 +216,58 @@ def test_encrypted(tmp_path: Path, peer: Orthanc) -> None:
     with open_dicomweb(f"{target}?ca={certificate}") as source:
         assert len(list(source)) == 30
     proxy.close()
+
+
+class Answering:
+    """A stand-in for a service: gives the same body for everything that it is asked."""
+
+    def __init__(self, body: bytes) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/dicom+json")
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"dicomweb://127.0.0.1:{self._server.server_address[1]}/studies/1.2.3"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<html>hello</html>", "the answer is no DICOMweb"),
+        (b"7", r"the answer is no DICOMweb \(no list\)"),
+        (b'"text"', r"the answer is no DICOMweb \(no list\)"),
+        (b"[1, null, [], {}]", "the service knows no picture of it"),
+        (b'[{"0020000E": {"Value": 3}}, {"0020000E": {"Value": [{"a": 1}]}}]', "the service knows no picture of it"),
+        (b'[{"0020000E": {"Value": ["../../etc"]}}]', "the service knows no picture of it"),
+        (b"[" + b" " * (65 << 20) + b"]", "an answer of more than 64 MiB"),
+    ],
+    ids=["html", "number", "text", "oddities", "values", "path", "huge"],
+)
+def test_answers_that_are_none(body: bytes, message: str) -> None:
+    with contextlib.closing(Answering(body)) as service, pytest.raises(SourceError, match=message):
+        open_dicomweb(service.url)
+
+
+def test_instances_that_are_none() -> None:
+    """The search is in order; what is fetched is the search's JSON again, and no instance."""
+    entry = b'{"0020000E": {"Value": ["1.2"]}, "00080018": {"Value": ["1.3"]}, "00200032": {"Value": ["x", 2, null]}}'
+    with contextlib.closing(Answering(b"[" + entry + b"]")) as service:
+        source = open_dicomweb(service.url)
+        with pytest.raises(SourceError, match=r"none of its 1 pictures can be read; uid-\w+: this is not a DICOM file"):
+            list(source)
+        source.close()
 
 
 @pytest.mark.parametrize(

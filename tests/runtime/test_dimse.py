@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,37 @@ def test_full_spool(tmp_path: Path) -> None:
         assert next(frames).index == 1
         association.release()
         assert source.describe()["refused_full"] == 1
+    finally:
+        source.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, where one can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None or run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    run("umount", folder)
+
+
+def test_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    """What does not fit is refused with A700H and leaves nothing; what was acknowledged is whole."""
+    source = open_dimse(f"dimse://EM@127.0.0.1:0?folder={small_disk}/spool")
+    try:
+        association = client(source.port)
+        statuses = [association.send_c_store(path).Status for path in make_series(tmp_path / "series", 9)]
+        taken = statuses.count(0x0000)
+        assert statuses == [0x0000] * taken + [0xA700] * (9 - taken)
+        assert 0 < taken < 9
+        assert not list((small_disk / "spool" / "incoming").iterdir())
+        frames = iter(source)
+        for _ in range(taken):
+            assert next(frames).pixels.shape == (128, 128, 1)
+        assert association.send_c_store(tmp_path / "series" / "001.dcm").Status == 0x0000  # there is room again
+        association.release()
+        assert source.describe()["refused_full"] == 9 - taken
     finally:
         source.close()
 

@@ -27,6 +27,7 @@ _CONNECT_TIMEOUT = 10.0
 _ATTEMPTS = 5
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 _CHUNK = 1 << 16
+_LARGEST_ANSWER = 64 << 20  # of a search
 _LONGEST_HEADER = 1 << 14  # of a part in a multipart message
 # Answers after which the same request may succeed.
 _PASSING = (408, 425, 429, 502, 503, 504)
@@ -116,6 +117,17 @@ class WebService:
                     raise UnavailableError("stopped")
         raise UnavailableError(f"{reason} ({self._attempts} attempts)")
 
+    def search(self, request: Callable[[], Any]) -> list[Any]:
+        """:meth:`ask` for the list that a search answers with.
+
+        Raises:
+            UnavailableError, RefusedError: see :meth:`ask`.
+        """
+        answer = self.ask(request)
+        if not isinstance(answer, list):
+            raise RefusedError("the answer is no DICOMweb (no list)")
+        return answer
+
     def fetch(self, study: str, series: str, instance: str, path: Path, max_bytes: int) -> None:
         """Write one instance, as it is stored there, to a file (WADO-RS).
 
@@ -172,15 +184,31 @@ class _Bearer:
 
 def _session(requests: Any) -> Any:
     class Session(requests.Session):  # type: ignore[misc, name-defined]
-        """Lets requests name the host: dicomweb-client leaves out the port, and cannot tell IPv6 addresses."""
+        """Lets requests name the host, for dicomweb-client leaves out the port and cannot tell IPv6 addresses; and bounds
+        the answers that dicomweb-client takes whole."""
 
         def request(self, *args: Any, **options: Any) -> Any:
             (options.get("headers") or {}).pop("Host", None)
             if self.verify is not True:  # given here, it goes before REQUESTS_CA_BUNDLE
                 options["verify"] = self.verify
-            return super().request(*args, **options)
+            streamed = bool(options.pop("stream", False))
+            response = super().request(*args, stream=True, **options)
+            if not streamed:
+                _read(response)
+            return response
 
     return Session()
+
+
+def _read(response: Any) -> None:
+    """Take in the body of an answer that the caller wants whole, up to a limit."""
+    body = bytearray()
+    with response:
+        for piece in response.iter_content(_CHUNK):
+            body += piece
+            if len(body) > _LARGEST_ANSWER:
+                raise RefusedError(f"an answer of more than {_LARGEST_ANSWER >> 20} MiB")
+    response._content = bytes(body)  # where requests itself puts it
 
 
 def first_part(pieces: Iterator[bytes], boundary: bytes) -> Iterator[bytes]:

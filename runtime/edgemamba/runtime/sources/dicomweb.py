@@ -164,11 +164,11 @@ class DicomwebSource(Source):
             yield DicomFrame(frame.pixels, frame.index, frame.timestamp, name, frame.metadata, header)
 
     def _search(self, series: str | None) -> list[Instance]:
-        client, ask = self._service.client, self._service.ask
+        client, search = self._service.client, self._service.search
         if series is not None:
             return in_slice_order(self._instances_of(series))
         fields = ["Modality", "SeriesInstanceUID", "SeriesNumber"]
-        found = ask(lambda: client.search_for_series(study_instance_uid=self._study, fields=fields))
+        found = search(lambda: client.search_for_series(study_instance_uid=self._study, fields=fields))
         wanted = []
         for entry in found:
             uid, modality = _text(entry, "0020000E"), _text(entry, "00080060")
@@ -182,7 +182,7 @@ class DicomwebSource(Source):
         found: dict[str, Instance] = {}
         while True:
             options = {"limit": _PAGE, "offset": len(found), "fields": _FIELDS}
-            page = self._service.ask(
+            page = self._service.search(
                 lambda options=options: client.search_for_instances(self._study, series, **options)  # type: ignore[misc]
             )
             known = len(found)
