@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemamba.runtime import open_source
+from edgemamba.runtime import open_source, stream
+from edgemamba.runtime.engines.base import Engine
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.sources.network_video import Backoff, NetworkSource
 
@@ -109,9 +110,7 @@ def server(tmp_path: Path) -> Iterator[MjpegServer]:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other quickly."""
-    monkeypatch.setattr(
-        "edgemamba.runtime.sources.network_video.Backoff", lambda: Backoff(0.1, 0.4, random.Random(0))
-    )
+    monkeypatch.setattr("edgemamba.runtime.sources.network_video.Backoff", lambda: Backoff(0.1, 0.4, random.Random(0)))
 
 
 # --------------------------------------------------------------------------------------------------------------------- HTTP
@@ -193,6 +192,23 @@ def test_interrupt_ends_the_wait_for_a_server(server: MjpegServer) -> None:
     server.kill()
     threading.Timer(0.6, source.interrupt).start()
     assert len(list(frames)) < 100
+
+
+def test_a_stream_goes_on_after_an_outage_and_can_be_stopped_in_one(
+    server: MjpegServer, colour_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stream(server.url("live#timeout=3"), colour_engine) as results:
+        assert next(results).label == "red"
+        server.kill()
+        threading.Timer(0.4, server.start).start()
+        after = next(result for result in results if result.frame.metadata["reconnects"] == 1)
+        assert after.label == "red"
+        server.kill()
+        threading.Timer(0.8, results.stop).start()
+        for _ in results:
+            pass
+    assert "left behind" not in caplog.text
+    assert results.report.to_json()["source"]["reconnects"] == 1
 
 
 def test_a_video_file_on_a_server_is_read_once(server: MjpegServer, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from edgemamba.runtime import open_source
 from edgemamba.runtime.errors import SourceError
+from edgemamba.runtime.preprocessing import Preprocessing
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.data import get_testdata_file  # noqa: E402
@@ -188,6 +189,20 @@ def test_dicomdirs_that_name_nothing(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- geometry
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_grey_keeps_its_bits_to_the_models_input(dtype: Any, tmp_path: Path) -> None:
+    """4096 stored values are 4096 values of the input; of an input of 8 bits 256."""
+    dataset = pydicom.dcmread(write_slice(tmp_path / "a.dcm", 0, (0, 0, 0)))
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+    dataset.PixelData = np.arange(4096, dtype=np.uint16).tobytes()
+    dataset.save_as(tmp_path / "a.dcm")
+    (frame,) = open_source(tmp_path / "a.dcm", voi="full")
+    fitted = Preprocessing(size=(64, 64), resize="squash", dtype=dtype).fit(frame.pixels)
+    assert fitted.dtype == dtype
+    assert len(np.unique(fitted)) == (256 if dtype == "uint8" else 4096)
+    assert np.array_equal(np.argsort(fitted[..., 0].ravel(), kind="stable"), np.arange(4096))
 
 
 def test_pixels_that_are_not_square(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemamba.runtime import open_source
+from edgemamba.runtime import open_source, stream
+from edgemamba.runtime.engines.base import Engine
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.sources.watch import WatchSource
@@ -201,6 +202,20 @@ def test_many_files_at_once_none_is_lost(tmp_path: Path, reading: Callable[..., 
         (tmp_path / f"{i:03}.tmp").rename(tmp_path / f"{i:03}.jpg")
     reader.until(lambda: len(reader.frames) == 300)
     assert sorted(reader.stop()) == [f"{i:03}.jpg" for i in range(300)]
+
+
+def test_a_stream_over_a_folder_ends_when_it_is_stopped(
+    tmp_path: Path, colour_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also while it waits for files: nothing is left behind."""
+    with stream(watch(tmp_path), colour_engine, batch=4, batch_wait=0.1) as results:
+        for i in range(3):
+            (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+        assert sorted(result.frame.source for result in islice(results, 3)) == ["0.jpg", "1.jpg", "2.jpg"]
+        results.stop()
+        assert list(results) == []
+    assert "left behind" not in caplog.text
+    assert results.report.dropped == 0
 
 
 @pytest.mark.parametrize(

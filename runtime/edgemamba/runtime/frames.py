@@ -17,7 +17,10 @@ class Frame:
     """One picture of a source.
 
     Attributes:
-        pixels: uint8 (H, W, 3) in RGB order; or uint16 / float32 (H, W, 1) for grey pictures of more than 8 bits.
+        pixels: uint8 (H, W, 3) in RGB order; or uint16 / float32 (H, W, 1) for grey pictures of more than 8 bits. Grey DICOM
+            is always uint16 over the full scale: its 12 or 16 bits pass the display chain in float64 and are rounded once,
+            here, and once more at the model's input (:meth:`edgemamba.runtime.preprocessing.Preprocessing.fit`); only a
+            bundle whose input is uint8 reduces them to 8.
         index: position in the source, from 0, counting every frame (also those skipped).
         timestamp: seconds since the source's first frame, by the source's own clock: a video's presentation times, a
             DICOM cine's frame times, a camera's moments of capture. Pictures without a clock are paced at

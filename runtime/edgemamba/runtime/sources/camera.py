@@ -53,12 +53,8 @@ class CaptureSource(Source):
             facts = self._capture.ask(self._facts, OPEN_SECONDS)
         except TimeoutError:
             raise SourceError(f"{name} does not open within {OPEN_SECONDS:g} s; {self.remedy}") from None
-        except BaseException as error:
-            self.close()
-            if isinstance(error, self._cv2.error):
-                facts = None
-            else:
-                raise
+        except self._cv2.error:
+            facts = None
         if facts is None:
             self.close()
             raise SourceError(f"{name} cannot be opened; {self.remedy}")
