@@ -85,6 +85,25 @@ def test_kernels_compile_without_a_gpu_and_without_spills(arch: int, dtype: str,
         assert built.spill_stores == built.spill_loads == 0, built
 
 
+@pytest.mark.parametrize(
+    "ones",
+    [
+        ("blocks", "directions", "value_directions"),
+        ("value_directions", "positions", "steps"),
+        ("blocks", "directions", "value_directions", "positions", "steps", "channels", "n_states"),
+    ],
+    ids=len,
+)
+def test_kernels_compile_for_extents_of_one_which_are_constants(ones: tuple[str, ...]) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from edgemamba.train.triton_scan import ahead
+
+    states = 1 if "n_states" in ones else 2
+    for checkpoints in (False, True):
+        assert ahead.compile_forward(80, "fp32", states, checkpoints=checkpoints, ones=ones).code
+    assert ahead.compile_backward(80, "fp32", states, ones=(*ones, "images")).code
+
+
 @pytest.fixture
 def tuning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
     pytest.importorskip("triton", reason="Triton is not installed")

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,17 @@ class Compiled:
 
 
 def compile_forward(
-    arch: int, dtype: str, states: int, config: ForwardConfig | None = None, *, checkpoints: bool = False
+    arch: int,
+    dtype: str,
+    states: int,
+    config: ForwardConfig | None = None,
+    *,
+    checkpoints: bool = False,
+    ones: Sequence[str] = (),
 ) -> Compiled:
     """The scan (directions add up: float32 parts), or the pass that leaves the states of every tile.
 
-    ``dtype`` is Triton's name: fp32, fp16 or bf16.
+    ``dtype`` is Triton's name: fp32, fp16 or bf16. ``ones`` names the extents that are 1: a launch makes constants of them.
     """
     config = config or default_forward(384, states)
     constants = {
@@ -62,15 +69,18 @@ def compile_forward(
         "TILE": TILE,
         "SOFTPLUS": True,
         "WRITE_STATES": checkpoints,
-    }
+    } | dict.fromkeys(ones, 1)
     name = "checkpoints" if checkpoints else "forward"
     return _compile(scan_forward, name, arch, dtype, states, constants, config.warps, {"y": "*fp32"})
 
 
-def compile_backward(arch: int, dtype: str, states: int, config: BackwardConfig | None = None) -> Compiled:
+def compile_backward(
+    arch: int, dtype: str, states: int, config: BackwardConfig | None = None, *, ones: Sequence[str] = ()
+) -> Compiled:
     """The gradients of all inputs; a u of each direction's own."""
     config = config or default_backward(384, states)
     constants = {"STATES": config.states, "BLOCK": config.block, "TILE": TILE, "SOFTPLUS": True}
+    constants |= dict.fromkeys(ones, 1)
     constants |= {f"WANT_{name}": True for name in ("U", "DELTA", "A", "B", "C")}
     return _compile(scan_backward, "backward", arch, dtype, states, constants, config.warps, {"du": f"*{dtype}"})
 
@@ -93,7 +103,9 @@ def _compile(
     # What a launch would tell the compiler: allocations are aligned, and so are these extents of every published model.
     aligned = (*pointers, "channels", *(("n_states",) if states % 16 == 0 else ()))
     places = {name: (place,) for place, name in enumerate(kernel.arg_names)}
-    attributes = {places[name]: [["tt.divisibility", 16]] for name in aligned if name in places}
+    attributes = {
+        places[name]: [["tt.divisibility", 16]] for name in aligned if name in places and name not in constants
+    }
     built = triton.compile(
         ASTSource(kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", arch, 32),

@@ -42,9 +42,9 @@ def sigmoid(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def position_of(order: tl.tensor, step: tl.tensor, steps: tl.tensor, positions: tl.tensor) -> tl.tensor:
-    """The position of a step, int64; -1, no step, past the end and where the order leaves the map."""
+    """The position of a step; -1, no step, past the end and where the order leaves the map."""
     p = tl.load(order + step, mask=step < steps, other=-1)
-    return tl.where((p >= 0) & (p < positions), p, -1).to(tl.int64)
+    return tl.where((p >= 0) & (p < positions), p, -1)
 
 
 @triton.jit

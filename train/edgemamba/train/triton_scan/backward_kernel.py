@@ -9,7 +9,8 @@ With G_s the gradient of h_s, x_s = dt_s u_s and E_s = exp(dt_s A):
 One program takes one direction of one image for BLOCK channels and walks the tiles from the last to the first. In a tile it
 takes STATES states at a time: reads h before the tile (left by ``scan_forward``), recomputes the TILE states after it into
 registers, and walks back. What passes from tile to tile for each state (G and the sum dA) lives in global memory, which
-only this program touches: registers for all N states would not leave room for the tile.
+only this program touches: registers for all N states would not leave room for the tile. For the same reason positions are
+read again in each of the three loops over the steps: else the compiler keeps 40 addresses of two registers each at hand.
 
 Sums over channels (dB, dC) are a program's own and those over images (dA, dD, ddelta_bias) an image's own; the caller adds
 them up in a second stage. So every result is the same from run to run.
@@ -85,7 +86,6 @@ def scan_backward(
     dC += ((block * images + b) * positions * directions + g) * n_states
     order += g * steps
     decay += g * n_states * channels
-    states += image_direction * tl.cdiv(steps, TILE) * n_states * channels
     carry += image_direction * n_states * channels
     dA += image_direction * n_states * channels
     u_row = value_directions * channels
@@ -100,24 +100,21 @@ def scan_backward(
     tiles = tl.cdiv(steps, TILE)
     for walked in range(tiles):
         tile = tiles - 1 - walked
-        p = ()
-        values = ()
-        raw = ()
+        # Through the loop over the states: five numbers for each step and channel, and no more, for the registers' sake.
         grads = ()
-        for t in tl.static_range(TILE):
-            at = position_of(order, tile * TILE + t, steps, positions)
-            p = p + (at,)  # noqa: RUF005 (Triton has no unpacking)
-            values = values + (row(u, at, u_row, d, channels),)  # noqa: RUF005
-            raw = raw + (row(delta, at, delta_row, d, channels) + bias,)  # noqa: RUF005
-            grads = grads + (row(dy, at, channels, d, channels),)  # noqa: RUF005
         dts = ()
+        inputs = ()  # dt u
         by_decay = ()  # sum_n G_s (A log2 e) E_s h_{s-1}
         by_input = ()  # sum_n G_s B_s
         for t in tl.static_range(TILE):
-            dt = raw[t]
+            at = position_of(order, tile * TILE + t, steps, positions)
+            grads = grads + (row(dy, at, channels, d, channels),)  # noqa: RUF005 (Triton has no unpacking)
+            dt = row(delta, at, delta_row, d, channels) + bias
             if SOFTPLUS:
                 dt = softplus(dt)
-            dts = dts + (tl.where(p[t] >= 0, dt, 0.0),)  # noqa: RUF005
+            dt = tl.where(at >= 0, dt, 0.0)
+            dts = dts + (dt,)  # noqa: RUF005
+            inputs = inputs + (dt * row(u, at, u_row, d, channels),)  # noqa: RUF005
             by_decay = by_decay + (tl.zeros((BLOCK,), dtype=tl.float32),)  # noqa: RUF005
             by_input = by_input + (tl.zeros((BLOCK,), dtype=tl.float32),)  # noqa: RUF005
 
@@ -127,7 +124,8 @@ def scan_backward(
             of_states = n[:, None] * channels + d[None, :]
             is_lane = is_state[:, None] & inside[None, :]
             a = tl.load(decay + of_states, mask=is_lane, other=0.0)
-            h = tl.load(states + tile * n_states.to(tl.int64) * channels + of_states, mask=is_lane, other=0.0)
+            before = states + (image_direction * tiles + tile) * n_states * channels
+            h = tl.load(before + of_states, mask=is_lane, other=0.0)
             # The last tile, which comes first, finds nothing in the scratch.
             was_written = is_lane & (of_states < tl.where(walked > 0, n_states * channels, 0))
             G = tl.load(carry + of_states, mask=was_written, other=0.0)
@@ -136,22 +134,23 @@ def scan_backward(
 
             hs = (h,)
             for t in tl.static_range(TILE):
-                b_row = row(B, p[t], projection_row, n, n_states)
-                h = tl.exp2(dts[t][None, :] * a) * h + (dts[t] * values[t])[None, :] * b_row[:, None]
+                at = position_of(order, tile * TILE + t, steps, positions)
+                b_row = row(B, at, projection_row, n, n_states)
+                h = tl.exp2(dts[t][None, :] * a) * h + inputs[t][None, :] * b_row[:, None]
                 hs = hs + (h,)  # noqa: RUF005
 
             later_decay = ()
             later_input = ()
             for t in tl.static_range(TILE - 1, -1, -1):
-                c_row = row(C, p[t], projection_row, n, n_states)
-                b_row = row(B, p[t], projection_row, n, n_states)
-                stored = n < up_to(n_states, p[t])
+                at = position_of(order, tile * TILE + t, steps, positions)
+                c_row = row(C, at, projection_row, n, n_states)
+                b_row = row(B, at, projection_row, n, n_states)
+                stored = n < up_to(n_states, at)
                 if WANT_C:
-                    tl.store(dC + p[t] * projection_row + n, tl.sum(grads[t][None, :] * hs[t + 1], axis=1), mask=stored)
+                    tl.store(dC + at * projection_row + n, tl.sum(grads[t][None, :] * hs[t + 1], axis=1), mask=stored)
                 G = grads[t][None, :] * c_row[:, None] + G
                 if WANT_B:
-                    x = dts[t] * values[t]
-                    tl.store(dB + p[t] * projection_row + n, tl.sum(G * x[None, :], axis=1), mask=stored)
+                    tl.store(dB + at * projection_row + n, tl.sum(G * inputs[t][None, :], axis=1), mask=stored)
                 later_input = (by_input[t] + tl.sum(G * b_row[:, None], axis=0),) + later_input  # noqa: RUF005
                 G = G * tl.exp2(dts[t][None, :] * a)
                 inner = G * hs[t]
@@ -165,16 +164,18 @@ def scan_backward(
                 tl.store(dA + of_states, sum_A, mask=is_lane)
 
         for t in tl.static_range(TILE):
-            there = d < up_to(channels, p[t])
-            ddt = values[t] * by_input[t] + by_decay[t] * LN2
+            at = position_of(order, tile * TILE + t, steps, positions)
+            there = d < up_to(channels, at)
+            value = row(u, at, u_row, d, channels)  # again, from the cache
+            ddt = value * by_input[t] + by_decay[t] * LN2
             if SOFTPLUS:
-                ddt = ddt * sigmoid(raw[t])
-            sum_D += grads[t] * values[t]
+                ddt = ddt * sigmoid(row(delta, at, delta_row, d, channels) + bias)
+            sum_D += grads[t] * value
             sum_bias += tl.where(there, ddt, 0.0)
             if WANT_DELTA:
-                tl.store(ddelta + p[t] * delta_row + d, ddt, mask=there)
+                tl.store(ddelta + at * delta_row + d, ddt, mask=there)
             if WANT_U:
-                tl.store(du + p[t] * delta_row + d, dts[t] * by_input[t] + skip * grads[t], mask=there)
+                tl.store(du + at * delta_row + d, dts[t] * by_input[t] + skip * grads[t], mask=there)
 
     tl.store(dD + image_direction * channels + d, sum_D, mask=inside)
     tl.store(dbias + image_direction * channels + d, sum_bias, mask=inside)

@@ -69,7 +69,6 @@ def scan_forward(
     tiles = tl.cdiv(steps, TILE)
     of_states = n[:, None] * channels + d[None, :]
     is_lane = is_state[:, None] & inside[None, :]
-    states += image_direction * tiles * n_states * channels
     a = tl.load(decay + g * n_states * channels + of_states, mask=is_lane, other=0.0)
     skip = tl.load(D + g * channels + d, mask=inside, other=0.0)
     bias = tl.load(delta_bias + g * channels + d, mask=inside, other=0.0)
@@ -77,8 +76,7 @@ def scan_forward(
 
     for tile in range(tiles):
         if WRITE_STATES:
-            tl.store(states + of_states, h, mask=is_lane)
-            states += n_states.to(tl.int64) * channels
+            tl.store(states + (image_direction * tiles + tile) * n_states * channels + of_states, h, mask=is_lane)
         p = ()
         values = ()
         dts = ()

@@ -15,6 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
+from edgemamba.runtime.errors import ScanArgumentError
 from edgemamba.train.triton_scan.arithmetic import LOG2E
 from edgemamba.train.triton_scan.backward_kernel import scan_backward
 from edgemamba.train.triton_scan.configuration import (
@@ -40,6 +41,7 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 def forward(inputs: Inputs, delta_softplus: bool, config: ForwardConfig | None = None) -> Tensor:
     """y (B, P, D) of the operator; ``inputs`` are its eight, contiguous, of float32, float16 or bfloat16."""
     u, delta, A, order = inputs[0], inputs[1], inputs[2], inputs[7]
+    _check_offsets(delta, A)
     batch, positions, directions, channels = delta.shape
     y = u.new_empty(batch, positions, channels)
     if y.numel() == 0 or order.shape[1] == 0:
@@ -72,6 +74,7 @@ def backward(
     of each block of channels, and, where the directions share u, one float32 map for each direction.
     """
     u, delta, A, B, C, D, delta_bias, order = inputs
+    _check_offsets(delta, A)
     batch, positions, directions, channels = delta.shape
     steps, n_states = order.shape[1], A.shape[2]
     if delta.numel() == 0 or steps == 0:
@@ -150,6 +153,15 @@ def _scan(
         N=triton.next_power_of_2(n_states), BLOCK=config.block, TILE=TILE, SOFTPLUS=softplus,
         WRITE_STATES=states is not None, num_warps=config.warps, **_OPTIONS,
     )  # fmt: skip
+
+
+def _check_offsets(delta: Tensor, A: Tensor) -> None:
+    """Offsets within an image are of 32 bits: those of 64 would take twice the registers."""
+    _, positions, directions, channels = delta.shape
+    if positions * directions * max(channels, A.shape[2]) >= 2**31 - 1:
+        raise ScanArgumentError(
+            f"delta: one image of {tuple(delta.shape[1:])} has 2^31 elements or more, too many on a GPU"
+        )
 
 
 def _decay(A: Tensor) -> Tensor:
