@@ -10,8 +10,10 @@ import onnx
 import pytest
 import torch
 
+from edgemamba.export import export
 from edgemamba.runtime.bundle import Bundle, read_manifest
 from edgemamba.runtime.cli import main
+from edgemamba.runtime.errors import ExportError
 from edgemamba.train import create_model
 from edgemamba.train.checkpoint import training_metadata
 
@@ -187,6 +189,13 @@ def test_options_that_cannot_be_used(official: Path, tmp_path: Path, capsys: pyt
         assert message in fails([*base, *arguments, "-o", str(tmp_path / "out")], 2, capsys)
     assert not (tmp_path / "out").exists()
     assert "no bundle" in fails([*base, "-o", str(tmp_path), "--force"], 2, capsys)
+
+
+def test_class_names_are_counted_before_the_model_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemamba.export.exporting.to_onnx", lambda *a: pytest.fail("the model was traced"))
+    model = create_model("vim_tiny", num_classes=5, depth=1, embed_dim=32, img_size=32)
+    with pytest.raises(ExportError, match="2 class names were given for 5 classes"):
+        export(model, tmp_path / "out", class_names=("one", "two"))
 
 
 def test_bundles_that_cannot_be_verified(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

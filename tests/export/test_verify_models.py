@@ -97,6 +97,8 @@ def test_photographs_agree_on_every_backend(bundle: Bundle, photos: Path) -> Non
     report = verify(bundle, inputs=photos, batch=2)
     assert report.passed, [backend.model_dump() for backend in report.backends]
     assert [backend.backend for backend in report.backends] == ["ort-cpu", "ort-function"]
+    assert set(report.left_out) == {"tensorrt", "tensorrt-rtx", "ort-cuda"}
+    assert all(report.left_out.values())
     assert report.inputs.kind == "pictures"
     assert report.inputs.source == photos.name
     assert len(report.inputs.skipped) == 1

@@ -199,3 +199,18 @@ def test_usable_threads_regard_the_affinity_mask() -> None:
         assert usable_threads() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_file_that_cannot_be_written_is_noticed_before_measuring(
+    colour_bundle: Path,
+    tmp_path: Path,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("edgemamba.runtime.commands.bench._measure", lambda *a: pytest.fail("it measured"))
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", str(colour_bundle), option, str(tmp_path / "missing" / "file.png")])
+    assert stop.value.code == 2
+    assert "missing" in capsys.readouterr().err

@@ -99,12 +99,13 @@ def export(
     writer = BundleWriter(Path(out), force=force)
     deployed = deploy(model, preprocessing)
     names = tuple(class_names)
+    # Known before the minutes that tracing may take, where the model says it; the graph has the last word.
+    _check_names(names, getattr(model, "num_classes", None))
 
     progress("tracing the model")
     graph, shape = to_onnx(deployed, options, preprocessing)
     num_classes = shape[1]
-    if names and len(names) != num_classes:
-        raise ExportError(f"{len(names)} class names were given for {num_classes} classes")
+    _check_names(names, num_classes)
 
     progress("checking the graph")
     card = source if isinstance(source, SourceCard) or source is None else writer.source_card(Path(source))
@@ -122,6 +123,11 @@ def export(
         files={"model.onnx": "0" * 64},  # the writer replaces it
     )
     return writer.write(graph, manifest, deployed, weights=weights, progress=progress)
+
+
+def _check_names(names: Sequence[str], num_classes: object) -> None:
+    if names and isinstance(num_classes, int) and len(names) != num_classes:
+        raise ExportError(f"{len(names)} class names were given for {num_classes} classes")
 
 
 def to_onnx(

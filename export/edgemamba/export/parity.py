@@ -128,6 +128,7 @@ class ParityReport(_Frozen):
     Attributes:
         reference: what the backends were held against: PyTorch in float32, its latency, and where its weights came from.
         latency: how ``latency_ms`` was measured.
+        left_out: backends that were not asked for by name and cannot be used here, with the reason.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -140,6 +141,7 @@ class ParityReport(_Frozen):
     tolerance: Tolerance
     reference: dict[str, Any]
     backends: tuple[BackendParity, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
     latency: str = "median of single frames, milliseconds"
     tool_versions: dict[str, str] = Field(default_factory=dict)
     passed: bool

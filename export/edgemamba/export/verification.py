@@ -93,7 +93,7 @@ def verify(
     manifest = bundle.manifest
     recipe = manifest.preprocessing
     tolerance = tolerance or Tolerance.of(manifest.precision)
-    names = _backends(bundle, backends)
+    names, left_out = _backends(bundle, backends)
 
     progress("rebuilding the PyTorch model")
     model = _reference(bundle, checkpoint)
@@ -136,6 +136,7 @@ def verify(
         tolerance=tolerance,
         reference=_reference_card(bundle, checkpoint, _latency(run_reference, data.frames[: _single(bundle)])),
         backends=tuple(results),
+        left_out=left_out,
         tool_versions={"edgemamba": __version__, "torch": torch.__version__, "numpy": np.__version__},
         passed=all(result.passed for result in results),
     )
@@ -144,15 +145,19 @@ def verify(
     return report
 
 
-def _backends(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
-    """The backends to run: those named, or all that can be used here with this bundle."""
+def _backends(bundle: Bundle, names: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """The backends to run: those named, or all that can be used here with this bundle; and why not the others."""
     if names:
-        return list(dict.fromkeys(names))
-    usable = [name for name, reason in available(bundle).items() if reason is None]
+        return list(dict.fromkeys(names)), {}
+    reasons = available(bundle)
+    usable = [name for name, reason in reasons.items() if reason is None]
+    # The report travels with the bundle: it names the bundle, not the folder it lay in.
+    own = str(bundle.path)
+    left_out = {name: reason.replace(own, bundle.path.name) for name, reason in reasons.items() if reason is not None}
     if not usable:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in available(bundle).items())
-        raise EngineError(f"no backend can be used here; {reasons}")
-    return usable
+        listed = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise EngineError(f"no backend can be used here; {listed}")
+    return usable, left_out
 
 
 def _reference(bundle: Bundle, checkpoint: str | Path | None) -> DeployedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,10 @@ class BuildOptions:
             raise ExportError("--sm: TensorRT builds for the GPU it runs on; only tensorrt-rtx builds for others")
         if self.backend == "tensorrt-rtx" and self.timing_cache is not None:
             raise ExportError("--timing-cache: TensorRT-RTX times nothing while it builds, and keeps no such file")
+        if self.timing_cache is not None:  # noticed now, not when an engine is built and the cache cannot be kept
+            folder = self.timing_cache.absolute().parent
+            if self.timing_cache.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+                raise ExportError(f"--timing-cache: {self.timing_cache} cannot be written")
         for target in self.sm:
             if target not in RTX_TARGETS:
                 known = ", ".join(map(str, RTX_TARGETS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgemamba.export.building.dialects import Dialect
@@ -53,14 +54,26 @@ def _for_release(plan: Plan) -> list[str]:
         lines += ["# this release prefers functions to plugins: a graph without them first", shlex.join(strip(plan))]
     if not plan.dialect.rtx:
         lines += [f"# {plan.dialect.name}, trtexec", shlex.join(trtexec(plan))]
-    # Polygraphy asks the environment which of the two libraries to import.
-    environment = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if plan.dialect.rtx else ""
-    lines += [f"# {plan.dialect.name}, polygraphy", environment + shlex.join(polygraphy(plan))]
+    lines += [f"# {plan.dialect.name}, polygraphy", _polygraphy_environment(plan) + shlex.join(polygraphy(plan))]
     if plan.options.sm:
         lines += [
             "# polygraphy has no option for compute capabilities (--sm): it builds for those that are the default"
         ]
     return lines
+
+
+def _polygraphy_environment(plan: Plan) -> str:
+    """Assignments before the command.
+
+    Polygraphy asks the environment which of the two libraries to import; and it loads plugins before it imports either, so
+    that ours has to find the library by itself: in a wheel it is on no path. Without it the function would be built, silently.
+    """
+    words = ["POLYGRAPHY_USE_TENSORRT_RTX=1"] if plan.dialect.rtx else []
+    wheel = find_spec("tensorrt_rtx_libs" if plan.dialect.rtx else "tensorrt_libs")
+    if _with_plugin(plan) and wheel is not None:
+        folders = [*(wheel.submodule_search_locations or ()), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        words.append(f"LD_LIBRARY_PATH={shlex.quote(os.pathsep.join(folders))}")
+    return "".join(f"{word} " for word in words)
 
 
 def strip(plan: Plan) -> list[str]:

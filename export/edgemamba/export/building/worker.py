@@ -227,6 +227,9 @@ def main() -> int:
     except (BuildError, ImportError, OSError) as error:
         emit({"error": " ".join(str(error).split())})
         return 1
+    except Exception as error:  # the bindings raise whatever their C++ did; a traceback would hide the reason
+        emit({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
+        return 1
     return 0
 
 

@@ -100,6 +100,8 @@ def _show(report: ParityReport, bundle: Bundle, console: Console) -> None:
     for backend in report.backends:
         for line in filter(None, (backend.error, backend.divergence and backend.divergence.describe())):
             print_line(f"{backend.backend}: {line}")
+    for name, reason in report.left_out.items():
+        print_line(f"left out: {name}: {reason}")
     for reason in report.inputs.skipped:
         print_line(f"skipped: {reason}")
     print_line(f"report: {bundle.path / PARITY_HTML}")

@@ -93,7 +93,8 @@ def _backends(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
         return usable
     chosen = [usable[0] if name == "auto" else name for name in names]
     for name in chosen:
-        reason = backend_class(name).unavailable()
+        engine_class = backend_class(name)
+        reason = engine_class.unavailable() or engine_class.unsuited(bundle)
         if reason:
             raise EngineError(f"backend {name} cannot be used here: {reason}")
     return list(dict.fromkeys(chosen))

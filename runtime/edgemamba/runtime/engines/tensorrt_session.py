@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,20 +116,36 @@ class TensorRTSession:
         return self._graph is not None
 
     def close(self) -> None:
-        """Free everything. The session must not be used afterwards; closing twice is fine."""
-        self._cuda.make_current()
-        if self._stream:
-            self._cuda.synchronize(self._stream)
-        self._drop_graph()
-        for tensor in self._tensors.values():
-            self._cuda.free(tensor.address)
-            self._cuda.free_pinned(tensor.memory)
-        self._tensors.clear()
-        if self._stream:
-            self._cuda.destroy_stream(self._stream)
-            self._stream = 0
-        # In this order: a context must not outlive its engine, nor that its runtime.
+        """Free everything. The session must not be used afterwards; closing twice is fine.
+
+        After an error that stays with the context (an illegal access, a lost GPU) the driver refuses these calls too. All are
+        made nevertheless; what it says is logged, because the error itself was raised before.
+        """
+        stream, self._stream = self._stream, 0
+        with ExitStack() as steps:  # the last pushed is the first called
+            # In this order: a context must not outlive its engine, nor that its runtime.
+            steps.callback(self._forget)
+            if stream:
+                steps.callback(self._quietly, self._cuda.destroy_stream, stream)
+            for tensor in self._tensors.values():
+                steps.callback(self._quietly, self._cuda.free_pinned, tensor.memory)
+                steps.callback(self._quietly, self._cuda.free, tensor.address)
+            self._tensors.clear()
+            if self._graph is not None:
+                steps.callback(self._quietly, self._cuda.destroy_graph, self._graph)
+                self._graph = None
+            if stream:
+                steps.callback(self._quietly, self._cuda.synchronize, stream)
+            steps.callback(self._quietly, self._cuda.make_current)
+
+    def _forget(self) -> None:
         self._context = self._engine = self._runtime = None
+
+    def _quietly(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except EngineError as error:
+            LOGGER.debug("while the engine was closed: %s", error)
 
     def _create_context(self) -> Any:
         if self._capture or not hasattr(self._engine, "create_runtime_config"):
