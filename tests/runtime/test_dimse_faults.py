@@ -209,6 +209,15 @@ def test_mutated_streams(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert "Traceback" not in capfd.readouterr().err
 
 
+def half_received(spool: Path) -> bool:
+    """Whether the instance that is held half way has come so far; others come and go meanwhile."""
+    for path in (spool / "incoming").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > 10_000:
+                return True
+    return False
+
+
 class HalfWay:
     """A proxy that forwards the first ``limit`` bytes of a client to a server, and then holds the line."""
 
@@ -216,6 +225,7 @@ class HalfWay:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._target, self._limit = port, limit
+        self.held = threading.Event()  # it has forwarded all that it will
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -227,6 +237,7 @@ class HalfWay:
         while left and (data := near.recv(min(left, 4096))):
             far.sendall(data)
             left -= len(data)
+        self.held.set()
 
     def cut(self) -> None:
         for end in self._ends:
@@ -263,7 +274,8 @@ def test_killed_while_receiving(tmp_path: Path) -> None:
     threads.append(threading.Thread(target=send, args=(paths[-1:], half.port), daemon=True))
     for thread in threads:
         thread.start()
-    wait_for(lambda: any(path.stat().st_size > 10_000 for path in (spool / "incoming").glob("*.part")))
+    assert half.held.wait(30)
+    wait_for(lambda: half_received(spool))
     wait_for(lambda: len(acknowledged) >= 6)
     server.send_signal(signal.SIGKILL)
     server.wait()
@@ -292,7 +304,7 @@ def test_client_that_dies_half_way(tmp_path: Path) -> None:
         half = HalfWay(reader.source.port, 25_000)
         sender = threading.Thread(target=lambda: client(half.port).send_c_store(dicom_file("CT_small.dcm")))
         sender.start()
-        wait_for(lambda: any(path.stat().st_size > 10_000 for path in (tmp_path / "incoming").iterdir()))
+        wait_for(lambda: half_received(tmp_path))
         half.cut()
         wait_for(lambda: not list((tmp_path / "incoming").iterdir()))
         sender.join()
