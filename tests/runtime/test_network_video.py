@@ -144,6 +144,8 @@ def test_a_server_that_dies_and_returns(server: MjpegServer, caplog: pytest.LogC
             assert after[-1].metadata["reconnects"] == outage
         assert after[0].index > seen[-1].index
         assert source.describe()["reconnects"] == 2
+    names = [thread.name for thread in threading.enumerate()]
+    assert "edgemamba-network-video" not in names, "a connection's thread was left behind"
     assert "broken after" in caplog.text
     assert "connected after" in caplog.text
 

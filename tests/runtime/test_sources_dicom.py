@@ -161,6 +161,7 @@ def test_dicomdir() -> None:
         assert [frame.source for frame in source] == ["77654033/CR1/6154", "77654033/CR2/6247", "77654033/CR3/6278"]
 
 
+@pytest.mark.filterwarnings("ignore:.*for VR CS")  # pydicom's, of the names that are written here on purpose
 def test_dicomdir_with_files_missing_in_another_case_and_outside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -145,6 +145,9 @@ def test_csi_pipeline() -> None:
         ("rtsp:///live", "no host is named"),
         ("rtsp://[broken/live", "no host is named"),
         ("dicom://nowhere", "nowhere does not exist"),
+        ("watch://", "watch:// needs a path"),
+        ("dicom://?modality=CT", "dicom:// needs a path"),
+        ("", "the source's name is empty"),
     ],
 )
 def test_refusals(source: str, reason: str) -> None:

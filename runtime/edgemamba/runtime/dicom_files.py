@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGEST_INFLATED", "BoundedFile", "is_dicom", "parse_elements"]
 
-#: What a deflated data set (transfer syntax 1.2.840.10008.1.2.1.99) may inflate to, in bytes. It is held in memory.
+#: What a deflated data set (transfer syntax 1.2.840.10008.1.2.1.99) may inflate to, in bytes. It is held in memory, and for a
+#: moment its pixel data twice.
 LARGEST_INFLATED = 512 << 20
 # Values longer than this stay in the file unless they are asked for; what is used of a header is far shorter.
 _LARGEST_VALUE = 64 << 20

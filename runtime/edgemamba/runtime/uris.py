@@ -18,7 +18,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edgemamba.runtime.errors import EdgeMambaError, SinkError, SourceError
 
-__all__ = ["SINK_SCHEMES", "SOURCE_SCHEMES", "Uri", "number", "parse_sink", "parse_source", "without_secrets"]
+__all__ = [
+    "SINK_SCHEMES",
+    "SOURCE_SCHEMES",
+    "Uri",
+    "has_host",
+    "network_url",
+    "number",
+    "parse_sink",
+    "parse_source",
+    "without_secrets",
+]
 
 #: The schemes of sources, and what each names.
 SOURCE_SCHEMES: Mapping[str, str] = MappingProxyType(
@@ -156,6 +166,8 @@ def _parse(given: str | Path, known: Mapping[str, str], error: type[EdgeMambaErr
     text = str(given)
     match = None if isinstance(given, Path) else _SCHEME.match(text)
     if match is None:
+        if not text.strip():
+            raise error(f"the {kind}'s name is empty")
         return Uri("file", text, text=text, plain=True)
     scheme, rest = match[1].lower(), match[2]
     if scheme not in known:
@@ -163,7 +175,10 @@ def _parse(given: str | Path, known: Mapping[str, str], error: type[EdgeMambaErr
         plain = "a camera number or a path" if kind == "source" else "a path"
         raise error(f"{scheme}:// is no {kind}; give {plain}, or one of: {schemes}")
     if scheme in _FILES:
-        return _file(scheme, text, rest)
+        uri = _file(scheme, text, rest)
+        if not uri.location:  # which would be the current folder
+            raise error(f"{scheme}:// needs a path")
+        return uri
     if scheme in _NETWORK_VIDEO:
         location, _, options = rest.partition("#")
         return Uri(scheme, location, _options(options), text)
