@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 import pydicom
+from pydicom.uid import generate_uid
 from runtime.dicom_peers import (
     Reader,
     client,
@@ -273,3 +274,20 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         MissingExtraError, match="pynetdicom is needed for receiving DICOM and is not installed: pip install"
     ):
         open_dimse("dimse://EM@127.0.0.1:0")
+
+
+def test_undecodable_instance_is_put_aside(tmp_path: Path) -> None:
+    """Its header is good, so it was acknowledged; its pixels are not."""
+    dataset = pydicom.dcmread(dicom_file("JPEG2000.dcm"))
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    from pydicom.encaps import encapsulate
+
+    dataset.PixelData = encapsulate([bytes(1000)])
+    dataset.save_as(tmp_path / "bad.dcm")
+    need("storescu")
+    with receiving(tmp_path / "spool") as reader:
+        assert storescu(reader.source.port, tmp_path / "bad.dcm", dicom_file("CT_small.dcm")).returncode == 0
+        (frame,) = reader.wait(1)
+        assert frame.index == 1
+        assert reader.source.skipped.count == 1
+        assert len(list((tmp_path / "spool" / "unreadable").iterdir())) == 1
