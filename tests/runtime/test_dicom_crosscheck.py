@@ -64,7 +64,9 @@ def decodable() -> list[str]:
 def dcmtk(path: Path, frame: int, *output: str) -> NDArray[np.int64] | None:
     """What the first of dcmtk's tools that can decode the file says: (H, W) or (H, W, 3); None where none can."""
     for tool in TOOLS:
-        run = subprocess.run([tool, *STORED, "+F", str(frame + 1), *output, str(path)], capture_output=True, check=False)
+        run = subprocess.run(
+            [tool, *STORED, "+F", str(frame + 1), *output, str(path)], capture_output=True, check=False
+        )
         if run.returncode == 0 and run.stdout:
             words = b" ".join(line for line in run.stdout.split(b"\n") if not line.startswith(b"#")).split()
             width, height = int(words[1]), int(words[2])

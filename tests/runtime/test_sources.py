@@ -331,6 +331,21 @@ def test_images_cut_short_are_refused(suffix: str, tmp_path: Path) -> None:
         list(open_source(path))
 
 
+def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", gradient())
+    content = bytearray(path.read_bytes())
+    content[16:24] = (30000).to_bytes(4, "big") + (20000).to_bytes(4, "big")
+    path.write_bytes(content)
+    write(tmp_path / "b.jpg", gradient())
+    jpeg = bytearray((tmp_path / "b.jpg").read_bytes())
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    (tmp_path / "b.jpg").write_bytes(jpeg)
+    for name, size in (("a.png", "30000 x 20000"), ("b.jpg", "65535 x 65535")):
+        with pytest.raises(SourceError, match=f"{name} says it has {size} pixels"):
+            list(open_source(tmp_path / name))
+
+
 def test_paced_like_the_documentation_says(tmp_path: Path) -> None:
     for i in range(3):
         write(tmp_path / f"{i}.png", gradient())

@@ -119,6 +119,14 @@ def test_a_localizer_of_three_orientations(tmp_path: Path) -> None:
     assert values(f"dicom://{tmp_path}") == [0, 1, 11, 10]
 
 
+def test_a_rotating_view_comes_by_instance_number(tmp_path: Path) -> None:
+    for i in range(70):
+        angle = np.pi * i / 70
+        cosines = (np.cos(angle), np.sin(angle), 0, 0, 0, -1)
+        write_slice(tmp_path / f"{(i * 31) % 70}", i, (0, 0, -i), cosines, InstanceNumber=i + 1)
+    assert values(f"dicom://{tmp_path}") == list(range(70))
+
+
 def test_a_study_of_mixed_objects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Images of any kind are read; a report and a damaged file are skipped by name; other files are left alone by dicom://."""
     for i in range(3):

@@ -6,7 +6,8 @@
   place occurs several times (phases, echoes, b-values) the series holds several volumes, which come one after the other:
   the first instance at each place, by Temporal Position Identifier and Instance Number, then the second, and so on. Slices of
   another orientation (localizers) make up a group of their own.
-* Files without a place come after those with one, by Instance Number, then by path.
+* Files without a place come after those with one, by Instance Number, then by path. A series of more than 64 orientations
+  (a rotating view) is no stack of slices: all of its files come by Instance Number.
 
 A file of several frames is one item of this order; its frames keep their order in the file.
 """
@@ -40,6 +41,7 @@ _LAST = 1 << 40
 # Positions that differ by less are the same place: scanners write them with rounding.
 _SAME_PLACE = 0.01  # mm
 _SAME_DIRECTION = 1e-2
+_MOST_ORIENTATIONS = 64
 
 K = TypeVar("K")
 
@@ -114,7 +116,10 @@ def in_slice_order(slices: Sequence[Slice]) -> list[Slice]:
 def _series_order(members: Sequence[Slice]) -> list[Slice]:
     by_instance = sorted(members, key=lambda item: item.instance)
     ordered: list[Slice] = []
-    for group in _planes(item for item in by_instance if item.position is not None):
+    groups = _planes(item for item in by_instance if item.position is not None)
+    if groups is None:
+        return by_instance
+    for group in groups:
         places = _places(group)
         for volume in range(max(map(len, places))):
             ordered += [place[volume] for place in places if volume < len(place)]
@@ -138,8 +143,8 @@ def _position(item: Slice) -> float:
     return item.position
 
 
-def _planes(slices: Iterable[Slice]) -> list[list[Slice]]:
-    """Slices of one orientation together; oblique stacks' cosines differ in their last digits."""
+def _planes(slices: Iterable[Slice]) -> list[list[Slice]] | None:
+    """Slices of one orientation together; oblique stacks' cosines differ in their last digits. None: too many orientations."""
     groups: list[list[Slice]] = []
     for item in slices:
         for group in groups:
@@ -149,6 +154,8 @@ def _planes(slices: Iterable[Slice]) -> list[list[Slice]]:
                 break
         else:
             groups.append([item])
+            if len(groups) > _MOST_ORIENTATIONS:
+                return None
     return groups
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemamba.runtime.dicom_codestreams import promised_size
 from edgemamba.runtime.dicom_pixels import DicomImage, Voi, is_dicom
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
@@ -20,6 +21,8 @@ _NETPBM = (".pgm", ".ppm", ".pnm", ".pbm")
 _OTHERS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2", ".gif", ".avif")
 IMAGE_SUFFIXES = frozenset((*_OTHERS, *_NETPBM))
 DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
+#: Pixels of an image file. OpenCV decodes up to four times as many, which takes 3 GiB.
+MOST_PIXELS = 1 << 28
 
 
 class PictureSource(Source):
@@ -127,7 +130,8 @@ def read_image(path: Path) -> NDArray[np.generic]:
         Transparency is dropped; colour of 16 bits is reduced to 8.
 
     Raises:
-        SourceError: the file is missing, empty, cut short, not an image, or of floats beyond 0..1.
+        SourceError: the file is missing, empty, cut short, not an image, of floats beyond 0..1, or a JPEG, PNG or JPEG 2000
+            file of more than :data:`MOST_PIXELS`.
     """
     cv2 = require("cv2", purpose="reading images")
     try:
@@ -136,6 +140,11 @@ def read_image(path: Path) -> NDArray[np.generic]:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
     if not data.size:
         raise SourceError(f"{path} is empty (0 bytes)")
+    height, width = _stated_size(data[: 1 << 20].tobytes())
+    if height * width > MOST_PIXELS:
+        raise SourceError(
+            f"{path} says it has {width} x {height} pixels; images of up to {MOST_PIXELS} pixels are read"
+        )
     if is_cut_short(data.tobytes()):
         raise SourceError(f"{path} is cut short: the image's end is missing")
     try:
@@ -162,6 +171,14 @@ def _to_frame_pixels(pixels: NDArray[Any], path: Path) -> NDArray[np.generic]:
             raise SourceError(f"{path} holds floats beyond 0..1; scale them, for their black and white are not known")
         return pixels.reshape(*pixels.shape[:2], -1)[..., :1]
     raise SourceError(f"{path} holds {pixels.dtype} pixels of shape {pixels.shape}, which cannot be used")
+
+
+def _stated_size(start: bytes) -> tuple[int, int]:
+    """Height and width by the header of a JPEG, PNG or JPEG 2000 file; 0 where it is of another kind."""
+    if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 24:
+        return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big")
+    promised = promised_size(start)
+    return promised[:2] if promised is not None else (0, 0)
 
 
 def is_cut_short(data: bytes) -> bool:
