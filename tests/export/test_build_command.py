@@ -126,14 +126,16 @@ def test_what_cannot_be_built_is_one_line_and_leaves_the_bundle(
 def test_the_same_build_as_commands(bundle: Path, plugins: Path) -> None:
     done = edgemamba("build", bundle, "--backend", "tensorrt-rtx", "--print-commands", plugins=plugins)
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "polygraphy convert" in line]
+    assert "polygraphy convert" in done.stdout
     assert not (bundle / "engines").exists()
 
     pytest.importorskip("polygraphy", reason="polygraphy is in the trt-dev extra")
-    # The line as a person would paste it; a real build through our autoload library.
+    # All of it as a person would paste it; a real build through our autoload library.
     (bundle / "engines").mkdir()
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    pasted = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, env=environment, timeout=280)
+    pasted = subprocess.run(
+        done.stdout, shell=True, capture_output=True, text=True, check=False, env=environment, timeout=280
+    )
     assert pasted.returncode == 0, pasted.stdout + pasted.stderr
     (engine,) = (bundle / "engines").iterdir()
     assert b"workspace_bytes" in engine.read_bytes()

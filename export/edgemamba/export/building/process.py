@@ -24,7 +24,7 @@ Progress = Callable[[str], None]
 _WORKER = "edgemamba.export.building.worker"
 # TensorRT-RTX's parser opens this name to add a plugin layer, and its wheel has the file under its versioned name only:
 # without it, the process is aborted.
-_RTX_LIBRARY, _RTX_PACKAGE = "libtensorrt_rtx.so", "tensorrt_rtx_libs"
+RTX_LIBRARY, RTX_PACKAGE = "libtensorrt_rtx.so", "tensorrt_rtx_libs"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _converse(process: subprocess.Popen[str], request: Request, progress: Progre
 def _environment(dialect: Dialect, scratch: Path) -> dict[str, str]:
     environment = dict(os.environ)
     if dialect.rtx and (library := _rtx_library()) is not None:
-        (scratch / _RTX_LIBRARY).symlink_to(library)
+        (scratch / RTX_LIBRARY).symlink_to(library)
         known = environment.get("LD_LIBRARY_PATH")
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (str(scratch), known)))
     return environment
@@ -122,10 +122,10 @@ def _environment(dialect: Dialect, scratch: Path) -> dict[str, str]:
 def _rtx_library() -> Path | None:
     """The wheel's library; None where TensorRT-RTX was installed in another way."""
     try:
-        folder = Path(importlib.import_module(_RTX_PACKAGE).__file__ or "").parent
+        folder = Path(importlib.import_module(RTX_PACKAGE).__file__ or "").parent
     except ImportError:
         return None
-    return next(iter(sorted(folder.glob(f"{_RTX_LIBRARY}.*"))), None)
+    return next(iter(sorted(folder.glob(f"{RTX_LIBRARY}.*"))), None)
 
 
 def _ending(status: int) -> str:

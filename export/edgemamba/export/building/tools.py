@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from edgemamba.export.building.dialects import Dialect
 from edgemamba.export.building.engine import ENGINES, Plan, make_plan
 from edgemamba.export.building.options import BuildOptions
-from edgemamba.export.building.process import installed
+from edgemamba.export.building.process import RTX_LIBRARY, RTX_PACKAGE, installed
 from edgemamba.runtime.bundle import MODEL, Bundle
 from edgemamba.runtime.errors import EngineError, ExportError, MissingExtraError
 from edgemamba.runtime.trt_plugin import autoload_library, plugin_file, plugin_library
@@ -54,7 +55,7 @@ def _for_release(plan: Plan) -> list[str]:
         lines += ["# this release prefers functions to plugins: a graph without them first", shlex.join(strip(plan))]
     if not plan.dialect.rtx:
         lines += [f"# {plan.dialect.name}, trtexec", shlex.join(trtexec(plan))]
-    lines += [f"# {plan.dialect.name}, polygraphy", _polygraphy_environment(plan) + shlex.join(polygraphy(plan))]
+    lines += [f"# {plan.dialect.name}, polygraphy", *_polygraphy(plan)]
     if plan.options.sm:
         lines += [
             "# polygraphy has no option for compute capabilities (--sm): it builds for those that are the default"
@@ -62,18 +63,25 @@ def _for_release(plan: Plan) -> list[str]:
     return lines
 
 
-def _polygraphy_environment(plan: Plan) -> str:
-    """Assignments before the command.
+def _polygraphy(plan: Plan) -> list[str]:
+    """Polygraphy's command with what it needs around it, where the library is a wheel.
 
-    Polygraphy asks the environment which of the two libraries to import; and it loads plugins before it imports either, so
-    that ours has to find the library by itself: in a wheel it is on no path. Without it the function would be built, silently.
+    It asks the environment which of the two libraries to import; and it loads plugins before it imports either, so that ours
+    has to find the library by itself: a wheel's is on no path. TensorRT-RTX's parser moreover looks for the library by a
+    name that the wheel does not have, to add a plugin layer, and aborts without it.
     """
+    wheel = find_spec(RTX_PACKAGE if plan.dialect.rtx else "tensorrt_libs") if _with_plugin(plan) else None
+    folders = list((wheel.submodule_search_locations if wheel else None) or ())
+    lines = []
+    if folders and plan.dialect.rtx:
+        link = os.path.join(tempfile.gettempdir(), "edgemamba-tensorrt-rtx")
+        target = os.path.join(folders[0], f"{RTX_LIBRARY}.1")
+        lines += [f"mkdir -p {shlex.quote(link)}", shlex.join(["ln", "-sf", target, os.path.join(link, RTX_LIBRARY)])]
+        folders.append(link)
     words = ["POLYGRAPHY_USE_TENSORRT_RTX=1"] if plan.dialect.rtx else []
-    wheel = find_spec("tensorrt_rtx_libs" if plan.dialect.rtx else "tensorrt_libs")
-    if _with_plugin(plan) and wheel is not None:
-        folders = [*(wheel.submodule_search_locations or ()), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-        words.append(f"LD_LIBRARY_PATH={shlex.quote(os.pathsep.join(folders))}")
-    return "".join(f"{word} " for word in words)
+    if folders:
+        words.append(f"LD_LIBRARY_PATH={shlex.quote(os.pathsep.join(folders))}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}")
+    return [*lines, " ".join([*words, shlex.join(polygraphy(plan))])]
 
 
 def strip(plan: Plan) -> list[str]:
