@@ -108,10 +108,10 @@ class DicomImage:
         return self._times.seconds(index)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """JSON-able facts about a frame; none of them identifies a patient."""
+        """JSON-able facts about a frame; none of them identifies a patient. Elements that are damaged are left out."""
         grey = self._dataset.PhotometricInterpretation in _GREY
         return {
-            "modality": str(self._dataset.get("Modality") or ""),
+            "modality": self._modality(),
             "rows": int(self._dataset.Rows),
             "columns": int(self._dataset.Columns),
             "frame_number": index + 1,
@@ -120,8 +120,22 @@ class DicomImage:
             "photometric_interpretation": str(self._dataset.PhotometricInterpretation),
             "bits_stored": int(self._dataset.get("BitsStored") or self._dataset.BitsAllocated),
             **({"voi": str(self._grayscale(index))} if grey else {}),
-            **geometry(self._dataset, index),
+            **self._geometry(index),
         }
+
+    # pydicom parses an element when it is first asked for, and may stumble then. No picture is lost over what it can do without.
+
+    def _modality(self) -> str:
+        try:
+            return str(self._dataset.get("Modality") or "")
+        except Exception:
+            return ""
+
+    def _geometry(self, index: int) -> dict[str, Any]:
+        try:
+            return geometry(self._dataset, index)
+        except Exception:
+            return {}
 
     # ------------------------------------------------------------------------------------------------------ its pixels
 
@@ -343,6 +357,8 @@ class DicomImage:
                 transform = GrayscaleTransform(self._dataset, key, self._voi, self._syntax.is_little_endian)
             except ValueError as error:
                 raise SourceError(str(error)) from None
+            except Exception as error:
+                raise SourceError(_damaged(error)) from None
             self._transforms[key] = transform
         return self._transforms[key]
 
