@@ -168,7 +168,7 @@ def test_dicom_files(tmp_path: Path) -> None:
             reason = str(error)
         assert "\n" not in reason
 
-    rounds = fuzz(body, 120)
+    rounds = fuzz(body, 400)
     growth = ((resident_bytes() or 0) - before) >> 20
     print(f"\n{count} in {rounds} rounds; resident memory grew by {growth} MiB")
     assert count["frames"] > count["files"] / 20, "too little is decoded to say anything about decoding"
