@@ -171,6 +171,16 @@ def test_two_thousand_million_frames_take_no_memory(tmp_path: Path) -> None:
     assert peak_growth(count) < 16 << 20
 
 
+@pytest.mark.parametrize("count", [b"1E+30 ", b"9999999999999999999999", b"1E999 ", b"-5"])
+def test_impossible_numbers_of_frames(count: bytes, tmp_path: Path) -> None:
+    content = bundled("CT_small.dcm")
+    at = content.index(b"\x28\x00\x10\x00US")
+    element = struct.pack("<HH2sH", 0x0028, 0x0008, b"IS", len(count)) + count
+    (tmp_path / "a.dcm").write_bytes(content[:at] + element + content[at:])
+    with pytest.raises(SourceError, match=r"Number of Frames is not a positive number|damaged"):
+        list(open_source(tmp_path / "a.dcm"))
+
+
 def test_an_element_longer_than_its_file(tmp_path: Path) -> None:
     """Of two gigabytes, in a file of one kilobyte."""
     content = bundled("CT_small.dcm")

@@ -289,10 +289,10 @@ class DicomImage:
     def _frame_count(self) -> int:
         try:
             count = int(self._dataset.get("NumberOfFrames") or 1)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             count = 0
-        if count < 1:
-            raise SourceError("(0028,0008) Number of Frames is not a positive number")
+        if not 1 <= count < 1 << 31:  # PS3.5 6.2: an Integer String has 32 bits with its sign
+            raise SourceError("(0028,0008) Number of Frames is not a positive number below 2147483648")
         return count
 
     # -------------------------------------------------------------------------------------------------------- decoding
