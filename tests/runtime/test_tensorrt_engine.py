@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,3 +236,15 @@ def test_auto_takes_an_engine_where_there_is_one_and_falls_back_where_not(
 def test_split_keeps_the_order_and_repeats_the_last_frame() -> None:
     values = np.arange(7)[:, None]
     assert [part[:, 0].tolist() for part in split(values, 2, 3)] == [[0, 1, 2], [3, 4, 5], [6, 6]]
+
+
+def test_the_fake_driver_takes_what_the_real_one_takes() -> None:
+    """Every call the runtime makes exists in cuda-bindings, with as many arguments as the stand-in has."""
+    real = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is in the trt extra")
+    used = sorted(set(re.findall(r"\bcu[A-Z]\w+", Path(str(cuda_driver.__file__)).read_text())))
+    assert len(used) > 20
+    for name in used:
+        text = (getattr(real, name).__doc__ or "").strip().splitlines()[0]
+        arguments = text.partition("(")[2].rpartition(")")[0]
+        own = inspect.signature(object.__getattribute__(FakeDriver(), name)).parameters
+        assert len(own) == len([a for a in arguments.split(",") if a.strip()]), text
