@@ -381,3 +381,15 @@ def test_confirmed_recordedleaves_nothing_behind(tmp_path: Path, colour_engine: 
     assert len(results) == 3
     source.done(results[-1].frame)  # as the stream does when all sinks have it
     assert ready(tmp_path) == []
+
+
+def test_the_header_of_a_deflate_bomb_is_refused_in_little_memory(tmp_path: Path) -> None:
+    from runtime.test_dicom_hostile import deflate_bomb
+
+    from edgemamba.runtime.dicom_network.origins import read_header
+    from edgemamba.runtime.errors import SourceError
+
+    path = tmp_path / "bomb.dcm"
+    path.write_bytes(deflate_bomb())
+    with pytest.raises(SourceError, match=r"inflate"):
+        read_header(path)

@@ -198,6 +198,15 @@ def test_pictures_do_not_go_into_the_folder_that_is_read(run: Any, tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_nothing_is_written_into_a_folder_that_is_watched(run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    for out in (folder / "annotated", folder / "deep" / "results.jsonl"):
+        code, _, error = run("--source", f"watch://{folder}", "--out", out)
+        assert code == 2
+        assert "is being watched" in error
+
+
 def test_a_changed_bundle_is_refused(run: Any, colour_bundle: Path, clip: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(colour_bundle, tmp_path / "copy"))
     content = bytearray((copy / "model.onnx").read_bytes())

@@ -17,6 +17,7 @@ from edgemamba.runtime.errors import EdgeMambaError, EngineError, SinkError
 from edgemamba.runtime.privacy import Redactor
 from edgemamba.runtime.sinks import ImageFolderSink, Sink, open_sink
 from edgemamba.runtime.sources import Source, open_source
+from edgemamba.runtime.sources.watch import WatchSource
 from edgemamba.runtime.streaming import Strategy, Stream, stream
 
 _VOI = ("auto", "lut", "window", "full", "minmax")
@@ -197,6 +198,9 @@ def _refuse_overwriting(sinks: Sequence[Sink], source: Source, bundle: Path) -> 
         path = sink.path.resolve()
         if path in inputs:
             raise SinkError(f"{sink.path} is the source itself; write to another file")
+        watched = source.folder.resolve() if isinstance(source, WatchSource) else None
+        if watched is not None and path.is_relative_to(watched):  # whatever is written there would come back as a frame
+            raise SinkError(f"{sink.path} is in the folder that is being watched; write to another one")
         if isinstance(sink, ImageFolderSink) and path in folders:
             raise SinkError(f"{sink.path} is the folder that is being read; write to another one")
         if path in seen:

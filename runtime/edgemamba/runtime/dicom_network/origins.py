@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgemamba.runtime.dicom_files import BoundedFile
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.frames import Frame
@@ -40,11 +41,13 @@ def read_header(path: Path) -> Dataset:
     """
     pydicom = require("pydicom", purpose="reading DICOM files")
     try:
-        with path.open("rb") as file:
+        with BoundedFile(path) as file:
             dataset: Dataset = pydicom.dcmread(file, stop_before_pixels=True, defer_size=_LARGEST_VALUE, force=True)
             large = [element.tag for element in dataset.values() if _length(element) > _LARGEST_VALUE]
             for tag in large:
                 del dataset[tag]
+    except SourceError:
+        raise
     except Exception as error:  # any parser may stumble over damaged bytes
         raise SourceError(f"{path.name}: the header cannot be read ({type(error).__name__})") from None
     return dataset
