@@ -132,7 +132,7 @@ def make(name: str) -> nn.Module:
     return model
 
 
-def measure_parity(name: str) -> dict[str, Any]:
+def measure_parity(name: str, bundles: Path) -> dict[str, Any]:
     """Sizes and errors of one model's graphs."""
     entry, model = model_entry(name), make(name)
     size = model.preprocessing.size  # type: ignore[union-attr]
@@ -171,7 +171,19 @@ def _comparison(backend: BackendParity) -> dict[str, Any]:
     }
 
 
-def measure_latency(name: str) -> dict[str, Any]:
+def bundle_for_latency(name: str, model: nn.Module, bundles: Path) -> Path:
+    """The exported model; one that an earlier run left in the folder of ``--bundles`` is used again (weights are seeded)."""
+    place = bundles / name
+    return place if place.exists() else export(model, place, weights=False).path
+
+
+def prepare(name: str, bundles: Path) -> dict[str, Any]:
+    """Export alone, which may be done while the machine is busy."""
+    bundle_for_latency(name, make(name), bundles)
+    return {"model": name}
+
+
+def measure_latency(name: str, bundles: Path) -> dict[str, Any]:
     """Milliseconds of one picture, in the engine and in PyTorch with the plain scan."""
     model = make(name)
     size = model.preprocessing.size  # type: ignore[union-attr]
@@ -179,18 +191,17 @@ def measure_latency(name: str) -> dict[str, Any]:
     with torch.inference_mode(), scans("reference"):
         plain = least(lambda: model(x), SECONDS)
     row: dict[str, Any] = {"model": name, "pytorch_reference_ms": plain}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            bundle = export(model, Path(folder) / "bundle", weights=False)
-        except ExportError:
-            return row
-        frame = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
-        with load(bundle, "ort-cpu") as engine:
-            row["ort_kernel_ms"] = least(lambda: engine(frame), SECONDS)
+    try:
+        bundle = bundle_for_latency(name, model, bundles)
+    except ExportError:
+        return row
+    frame = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    with load(bundle, "ort-cpu") as engine:
+        row["ort_kernel_ms"] = least(lambda: engine(frame), SECONDS)
     return row
 
 
-MEASURES = {"parity": measure_parity, "latency": measure_latency}
+MEASURES = {"parity": measure_parity, "latency": measure_latency, "prepare": prepare}
 
 
 def worst(row: dict[str, Any], precision: str, backend: str) -> float | None:
@@ -284,29 +295,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", help="a pattern of names; default: all")
     parser.add_argument("--only", choices=MEASURES, help="one kind of measurement; default: both")
+    parser.add_argument(
+        "--bundles", type=Path, help="keep the graphs for the latencies here, and use those that are there"
+    )
     parser.add_argument("--again", action="store_true", help="measure models that are in the file already")
     parser.add_argument("--json", type=Path, default=RESULTS, help="the file of results")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bar is missed")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "MODEL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    scratch = tempfile.TemporaryDirectory(prefix="models_table-")  # goes when the process ends
+    bundles = options.bundles or Path(scratch.name)
     if options.one:
         kind, name = options.one
         torch.set_num_threads(2)
-        print(json.dumps(MEASURES[kind](name)))
+        print(json.dumps(MEASURES[kind](name, bundles)))
         return 0
 
     document = json.loads(options.json.read_text()) if options.json.exists() else {"rows": []}
     rows = {row["model"]: row for row in document["rows"]}
     # Small ones first: a run that is stopped leaves most.
     names = sorted(list_models(options.models), key=lambda name: model_entry(name).params)
-    kinds = [options.only] if options.only else list(MEASURES)
-    marks = {"parity": "gmacs", "latency": "pytorch_reference_ms"}
+    kinds = [options.only] if options.only else ["parity", "latency"]
+    marks = {"parity": "gmacs", "latency": "pytorch_reference_ms", "prepare": "pytorch_reference_ms"}
     todo = [(k, n) for k in kinds for n in names if options.again or marks[k] not in rows.get(n, {})]
     for kind, name in track([] if options.render else todo, console=Console(stderr=True)):
-        run = subprocess.run([sys.executable, __file__, "--one", kind, name], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, __file__, "--bundles", str(bundles), "--one", kind, name]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if run.returncode:
             print(f"{name}, {kind}: stopped with exit code {run.returncode}", file=sys.stderr)
+            continue
+        if kind == "prepare":
             continue
         rows[name] = rows.get(name, {}) | json.loads(run.stdout.splitlines()[-1])
         head = {"benchmark": "models_table", "torch": package_version("torch")}

@@ -138,7 +138,8 @@ def to_onnx(
     The same model, options and tool versions give the same bytes.
     """
     model = _trace(deployed, options, preprocessing)
-    simplify(model)
+    with _quiet("onnxscript", "onnx_ir"):  # what cannot be folded stays as it is
+        simplify(model)
     layers.complete_scopes(model.graph)
     passes.TopologicalSortPass()(model)
     if options.precision == "fp16":
