@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -26,10 +28,17 @@ _PATIENCE = 30.0
 ORTHANC_DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 
 
+def installed(tool: str) -> str | None:
+    """Where a program is; not this environment's own, because pynetdicom brings scripts that are named as dcmtk's programs."""
+    own = Path(sys.executable).parent
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder and Path(folder) != own]
+    return shutil.which(tool, path=os.pathsep.join(folders))
+
+
 def need(*tools: str) -> None:
     """Skip the test where a tool is not installed."""
     for tool in tools:
-        if shutil.which(tool) is None:
+        if installed(tool) is None:
             package = "orthanc" if tool == "Orthanc" else "dcmtk"
             pytest.skip(f"{tool} is not installed (apt-get install {package})")
 
@@ -60,7 +69,13 @@ def listening(port: int) -> bool:
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+    return subprocess.run(words(*command), capture_output=True, text=True, timeout=60)
+
+
+def words(*command: object) -> list[str]:
+    """A command for subprocess, its program as :func:`installed` finds it."""
+    program, *arguments = (str(part) for part in command)
+    return [installed(program) or program, *arguments]
 
 
 class Reader:
@@ -161,7 +176,7 @@ def make_series(folder: Path, count: int = 5, *, study: str = "", number: int = 
 def process(*command: object, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server; ended at the end, and its output shown where the test failed."""
     with (cwd / "peer.log").open("wb") as log:
-        child = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=log, stderr=log)
+        child = subprocess.Popen(words(*command), cwd=cwd, stdout=log, stderr=log)
         try:
             yield child
         finally:
