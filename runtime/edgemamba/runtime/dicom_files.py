@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
@@ -19,13 +19,15 @@ from edgemamba.runtime.extras import require
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["LARGEST_INFLATED", "BoundedFile", "is_dicom", "parse_elements"]
+__all__ = ["LARGEST_INFLATED", "BoundedFile", "is_dicom", "parse_elements", "without_long_values"]
 
 #: What a deflated data set (transfer syntax 1.2.840.10008.1.2.1.99) may inflate to, in bytes. It is held in memory, and for a
 #: moment its pixel data twice.
 LARGEST_INFLATED = 512 << 20
 # Values longer than this stay in the file unless they are asked for; what is used of a header is far shorter.
 _LARGEST_VALUE = 64 << 20
+# A header is kept in memory as long as its frames are, without values longer than this.
+_LARGEST_KEPT = 64 << 10
 _CHUNK = 1 << 20
 
 
@@ -102,3 +104,21 @@ def parse_elements(file: BoundedFile, only: Sequence[str] | None = None) -> Data
         specific_tags=list(only) if only is not None else None,
     )
     return dataset
+
+
+def without_long_values(dataset: Dataset) -> Dataset:
+    """A new data set of the same elements, as they stand in the file, without values longer than 64 KiB.
+
+    Whoever reads the one changes nothing in the other: pydicom parses an element in place when it is first asked for.
+    """
+    short = require("pydicom").Dataset({item.tag: item for item in dataset.values() if _length(item) <= _LARGEST_KEPT})
+    implicit, little = dataset.original_encoding
+    short.set_original_encoding(implicit, little, dataset.original_character_set)
+    kept: Dataset = short
+    return kept
+
+
+def _length(element: Any) -> int:
+    """Of a value as it stands in the file; sequences and what was parsed already count as short."""
+    length = getattr(element, "length", 0)
+    return 0 if length == 0xFFFFFFFF else int(length)

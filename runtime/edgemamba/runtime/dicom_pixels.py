@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemamba.runtime.dicom_codestreams import promised_size
-from edgemamba.runtime.dicom_files import BoundedFile, is_dicom, parse_elements
+from edgemamba.runtime.dicom_files import BoundedFile, is_dicom, parse_elements, without_long_values
 from edgemamba.runtime.dicom_fragments import EncapsulatedFrames
 from edgemamba.runtime.dicom_geometry import geometry, pixel_aspect_ratio, squared
 from edgemamba.runtime.dicom_grayscale import GrayscaleTransform, Voi, Window
@@ -122,6 +122,11 @@ class DicomImage:
             **({"voi": str(self._grayscale(index))} if grey else {}),
             **self._geometry(index),
         }
+
+    @property
+    def header(self) -> Dataset:
+        """A copy of the elements before the pixel data without values longer than 64 KiB. It identifies the patient."""
+        return without_long_values(self._dataset)
 
     # pydicom parses an element when it is first asked for, and may stumble then. No picture is lost over what it can do without.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 #: The pace of pictures that have no clock of their own, such as a folder of files, in frames a second.
 NOMINAL_FPS = 10.0
@@ -44,3 +47,17 @@ class Frame:
     def width(self) -> int:
         """Columns of the picture, in pixels."""
         return int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class DicomFrame(Frame):
+    """A frame of a DICOM instance, with the instance's header for those who write DICOM objects about it.
+
+    The header identifies the patient. It is no part of :attr:`metadata`, is not printed, and reaches no sink but DICOM's
+    (:mod:`edgemamba.runtime.privacy`).
+
+    Attributes:
+        header: the instance's elements before its pixel data; see :attr:`edgemamba.runtime.dicom_pixels.DicomImage.header`.
+    """
+
+    header: Dataset | None = field(default=None, repr=False, compare=False)

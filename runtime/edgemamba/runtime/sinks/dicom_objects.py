@@ -25,12 +25,12 @@ from edgemamba.runtime.dicom_network.addresses import (
     parse_dimse,
     state_folder,
 )
-from edgemamba.runtime.dicom_network.origins import Origins
 from edgemamba.runtime.dicom_network.outbox import Outbox, Sender, write_whole
 from edgemamba.runtime.dicom_network.quiet import quiet
 from edgemamba.runtime.dicom_network.references import reference
-from edgemamba.runtime.errors import SinkError, SourceError
+from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.extras import require
+from edgemamba.runtime.frames import DicomFrame
 from edgemamba.runtime.overlay import annotate
 from edgemamba.runtime.privacy import hashed
 from edgemamba.runtime.results import Result
@@ -38,6 +38,7 @@ from edgemamba.runtime.sinks.base import Sink
 from edgemamba.runtime.sinks.dicom_capture import make_capture
 from edgemamba.runtime.sinks.dicom_report import Finding, make_report
 from edgemamba.runtime.sources.base import Source
+from edgemamba.runtime.sources.pictures import looks_like_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -157,7 +158,8 @@ class DicomSink(Sink):
         self._to = sender.name if sender is not None else str(self.path)
         self._written = dict.fromkeys(KINDS, 0)
         self._series: OrderedDict[tuple[str, str], list[Any]] = OrderedDict()
-        self._origins: Origins | None = None
+        self._is_open = False
+        self._may_be_dicom = False
         self._model, self._version = "unknown model", "unknown"
         self._source: Dataset | None = None  # of the report being gathered
         self._findings: list[Finding] = []
@@ -171,8 +173,8 @@ class DicomSink(Sink):
         )
 
     def open(self, source: Source) -> None:
-        self._origins = Origins(source)
-        if source.files and not self._origins.possible:
+        self._may_be_dicom = any(looks_like_dicom(path) for path in source.files)
+        if source.files and not self._may_be_dicom:
             raise SinkError(f"{source.name} holds no DICOM instance, to which a DICOM object could refer")
         if self._outbox is None:
             try:
@@ -181,21 +183,22 @@ class DicomSink(Sink):
                     torso.unlink(missing_ok=True)
             except OSError as error:
                 raise SinkError(f"{self.path} cannot be made a folder: {error.strerror}") from None
+        self._is_open = True
 
     def write(self, result: Result) -> None:
-        if self._origins is None:
+        if not self._is_open:
             raise SinkError(f"{self._to} is not open")
         frame = result.frame
-        try:
-            header = self._origins.header(frame)
-            source = None if header is None else reference(header, self._include_phi)
-        except (SourceError, ValueError) as error:
-            self._skip(frame.source, str(error))
-            return
-        if header is None or source is None:
-            if not self._origins.possible and not any(self._written.values()):
+        header = frame.header if isinstance(frame, DicomFrame) else None
+        if header is None:
+            if not self._may_be_dicom and not any(self._written.values()):
                 raise SinkError(f"{frame.source} is no DICOM instance, to which a DICOM object could refer")
-            self._skip(frame.source, "no DICOM instance, or one of two files of this name")
+            self._skip(frame.source, "no DICOM instance")
+            return
+        try:
+            source = reference(header, self._include_phi)
+        except ValueError as error:
+            self._skip(frame.source, str(error))
             return
         frame_number = int(frame.metadata.get("frame_number", 1))
         if "sc" in self._kinds:
@@ -205,10 +208,10 @@ class DicomSink(Sink):
 
     def close(self) -> None:
         try:
-            if self._origins is not None:
+            if self._is_open:
                 self._write_report()
         finally:
-            self._origins = None
+            self._is_open = False
             if self._outbox is not None:
                 self._outbox.close()
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from edgemamba.runtime.dicom_network.addresses import is_uid, number, parse_dicomweb
-from edgemamba.runtime.dicom_network.origins import DicomFrame, read_header
 from edgemamba.runtime.dicom_network.web import RefusedError, UnavailableError, WebService
 from edgemamba.runtime.dicom_pixels import Voi
 from edgemamba.runtime.errors import SourceError
@@ -154,14 +153,13 @@ class DicomwebSource(Source):
         """Also how many instances were found."""
         return {**super().describe(), "instances": len(self._instances)}
 
-    def _frames(self, instance: Instance, path: Path) -> Iterator[DicomFrame]:
+    def _frames(self, instance: Instance, path: Path) -> Iterator[Frame]:
         self._service.fetch(self._study, instance.series, instance.uid, path, self._max_bytes)
-        header = read_header(path)
         name = hashed(instance.uid)
         pictures = PictureSource([path], name, voi=self._voi)
         pictures.skipped = self.skipped
         for frame in pictures:
-            yield DicomFrame(frame.pixels, frame.index, frame.timestamp, name, frame.metadata, header)
+            yield replace(frame, source=name)
 
     def _search(self, series: str | None) -> list[Instance]:
         client, search = self._service.client, self._service.search

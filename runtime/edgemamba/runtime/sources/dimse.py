@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from edgemamba.runtime.dicom_network.addresses import DimseAddress, check_title, number, parse_dimse, state_folder
-from edgemamba.runtime.dicom_network.origins import DicomFrame, read_header
 from edgemamba.runtime.dicom_network.receiver import Network, Receiver, Rules
 from edgemamba.runtime.dicom_network.spool import Spool
 from edgemamba.runtime.dicom_pixels import Voi
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
-from edgemamba.runtime.frames import Frame
+from edgemamba.runtime.frames import DicomFrame, Frame
 from edgemamba.runtime.privacy import hashed
 from edgemamba.runtime.sources.base import LOGGER, Source
 from edgemamba.runtime.sources.pictures import PictureSource
@@ -160,18 +159,18 @@ class DimseSource(Source):
         waiting = {"waiting": len(self._spool), "recovered": self._spool.recovered}
         return {**super().describe(), **self._receiver.describe(), **waiting}
 
-    def _frames(self, path: Path) -> Iterator[DicomFrame]:
+    def _frames(self, path: Path) -> Iterator[Frame]:
         """An instance's frames, named by its UID's hash.
 
         Raises:
             SourceError: not one can be decoded.
         """
-        header = read_header(path)
-        name = hashed(str(header.get("SOPInstanceUID", "")))
-        pictures = PictureSource([path], name, voi=self._voi)
+        pictures = PictureSource([path], path.name, voi=self._voi)
         pictures.skipped = self.skipped
         for frame in pictures:
-            yield DicomFrame(frame.pixels, frame.index, frame.timestamp, name, frame.metadata, header)
+            header = frame.header if isinstance(frame, DicomFrame) else None
+            uid = "" if header is None else str(header.get("SOPInstanceUID", ""))
+            yield replace(frame, source=hashed(uid))
 
 
 def _network(text: str) -> Network:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,11 @@ from edgemamba.runtime.dicom_codestreams import promised_size
 from edgemamba.runtime.dicom_pixels import DicomImage, Voi, is_dicom
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
-from edgemamba.runtime.frames import NOMINAL_FPS, Frame
+from edgemamba.runtime.frames import NOMINAL_FPS, DicomFrame, Frame
 from edgemamba.runtime.sources.base import Source
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _NETPBM = (".pgm", ".ppm", ".pnm", ".pbm")
 _OTHERS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2", ".gif", ".avif")
@@ -25,8 +29,23 @@ DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 MOST_PIXELS = 1 << 28
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """One picture of a file: no pixels where it is skipped; seconds since the file's first; a header where it is DICOM."""
+
+    pixels: NDArray[np.generic] | None
+    seconds: float = 0.0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    header: Dataset | None = None
+
+    def frame(self, pixels: NDArray[np.generic], index: int, start: float, name: str) -> Frame:
+        if self.header is None:
+            return Frame(pixels, index, start + self.seconds, name, self.metadata)
+        return DicomFrame(pixels, index, start + self.seconds, name, self.metadata, self.header)
+
+
 class PictureSource(Source):
-    """The frames of files, one file after the other.
+    """The frames of files, one file after the other; of DICOM files :class:`~edgemamba.runtime.frames.DicomFrame`.
 
     Args:
         paths: image and DICOM files, in the order in which they are read.
@@ -68,11 +87,11 @@ class PictureSource(Source):
         start = 0.0  # of the current file on the source's clock
         for path in self.files:
             name = path.relative_to(self._root).as_posix() if self._root else path.name
-            frames = self._dicom_frames(path) if path in self._dicom else _image_frames(path)
+            pictures = self._dicom_pictures(path) if path in self._dicom else _image_pictures(path)
             elapsed = 0.0
             while True:
                 try:
-                    picture = next(frames, None)
+                    picture = next(pictures, None)
                 except SourceError as error:
                     if self.length == 1:
                         raise
@@ -81,10 +100,9 @@ class PictureSource(Source):
                     break
                 if picture is None:
                     break
-                pixels, seconds, metadata = picture
-                elapsed = seconds
-                if pixels is not None:
-                    yield Frame(pixels, index, start + seconds, name, metadata)
+                elapsed = picture.seconds
+                if picture.pixels is not None:
+                    yield picture.frame(picture.pixels, index, start, name)
                     read += 1
                 index += 1
             index, self._absent = index + self._absent, 0
@@ -96,21 +114,21 @@ class PictureSource(Source):
     def _image(self, path: Path) -> DicomImage:
         return DicomImage(path, self._voi, self._square_pixels)
 
-    def _dicom_frames(self, path: Path) -> Iterator[tuple[NDArray[np.generic] | None, float, dict[str, Any]]]:
-        """Pixels, seconds and metadata of each frame; no pixels for a frame that is skipped."""
+    def _dicom_pictures(self, path: Path) -> Iterator[_Picture]:
         with self._image(path) as image:
+            header = image.header
             # Where not one is whole, the first says why.
             tried = max(1, image.present)
             for index in range(tried):
                 stated = image.timestamp(index)
                 seconds = index / NOMINAL_FPS if stated is None else stated
                 try:
-                    yield image.frame(index), seconds, image.metadata(index)
+                    yield _Picture(image.frame(index), seconds, image.metadata(index), header)
                 except SourceError as error:
                     if len(image) == 1:
                         raise
                     self.skipped.add(str(error))
-                    yield None, seconds, {}
+                    yield _Picture(None, seconds)
             # One line for all of them: a header may promise millions.
             self._absent = len(image) - tried
             if self._absent:
@@ -118,8 +136,8 @@ class PictureSource(Source):
                 self.skipped.add(reason, self._absent)
 
 
-def _image_frames(path: Path) -> Iterator[tuple[NDArray[np.generic] | None, float, dict[str, Any]]]:
-    yield read_image(path), 0.0, {}
+def _image_pictures(path: Path) -> Iterator[_Picture]:
+    yield _Picture(read_image(path))
 
 
 def read_image(path: Path) -> NDArray[np.generic]:

@@ -217,26 +217,15 @@ class WatchSource(Source):
         """A file's frames, counted from 0 and named by its path below the folder; ``_count`` says how many, read or not."""
         path = self.folder / name
         self._count = 0
-        dicom = looks_like_dicom(path)
-        if not (dicom or path.suffix.lower() in IMAGE_SUFFIXES | _VIDEO_SUFFIXES):
+        if not (path.suffix.lower() in IMAGE_SUFFIXES | _VIDEO_SUFFIXES or looks_like_dicom(path)):
             return
         try:
             with open_file(path, self._voi) as source:
                 source.skipped = self.skipped
                 self._count = 1
-                header = None
                 for frame in source:
                     self._count = frame.index + 1
-                    named = replace(frame, source=name)
-                    if dicom:
-                        # For sinks that write DICOM objects about it.
-                        from edgemamba.runtime.dicom_network.origins import DicomFrame, read_header
-
-                        header = header or read_header(path)
-                        facts = (named.pixels, named.index, named.timestamp, name, named.metadata)
-                        yield DicomFrame(*facts, header=header)
-                    else:
-                        yield named
+                    yield replace(frame, source=name)
                 self._count = max(self._count, source.length or 0)
         except SourceError as error:
             self._count = max(1, self._count)
