@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from data_toys import write_csv, write_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,22 +20,6 @@ from edgemamba.runtime.errors import DataError, SourceError
 from edgemamba.train.data import ArrayPictures, FilePictures, Sample, open_dataset
 from edgemamba.train.data.pictures import pixel_type
 from edgemamba.train.data.split import spread
-
-
-def write_tree(root: Path, counts: dict[str, int]) -> Path:
-    for folder, count in counts.items():
-        (root / folder).mkdir(parents=True)
-        for index in range(count):
-            Image.new("L", (10, 12), 20 * index).save(root / folder / f"{index}.png")
-    return root
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def ct(name: str = "CT_small.dcm") -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgemamba.runtime.errors import DataError
 from edgemamba.train.data.dataset import PARTS, ImageDataset, Part
+from edgemamba.train.data.division import Division
 from edgemamba.train.data.folder import open_folder
 from edgemamba.train.data.medmnist import open_npz
 from edgemamba.train.data.pictures import ArrayPictures, FilePictures, PictureSet, Sample
@@ -23,7 +24,9 @@ __all__ = [
 ]
 
 
-def open_dataset(path: str | Path, *, val_fraction: float | None = None, seed: int = 0) -> ImageDataset:
+def open_dataset(
+    path: str | Path, *, val_fraction: float | None = None, fold: tuple[int, int] | None = None, seed: int = 0
+) -> ImageDataset:
     """Open a data set, recognised by what it is.
 
     Args:
@@ -32,18 +35,22 @@ def open_dataset(path: str | Path, *, val_fraction: float | None = None, seed: i
         val_fraction: share of the training pictures of each class to hold out for validation, where the data set has no
             validation part. A set without any parts is split by default (0.2); one that has a training part is only split
             when this is given.
-        seed: of that split.
+        fold: (k, K) for cross-validation: fold k of K (k from 1) is the validation part and the others the training part,
+            divided by class with patients kept together. Where the data set has a validation part of its own, it is joined with the
+            training part before that; a test part stays as it is.
+        seed: of either.
 
     Raises:
         DataError: it is none of these, or cannot be used; the message names the file or line.
     """
+    division = Division(val_fraction, fold, seed)
     path = Path(path)
     if path.is_dir():
-        return open_folder(path, val_fraction=val_fraction, seed=seed)
+        return open_folder(path, division)
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.suffix.lower() == ".npz":
-        return open_npz(path, val_fraction=val_fraction, seed=seed)
+        return open_npz(path, division)
     if path.suffix.lower() == ".csv":
-        return open_table(path, val_fraction=val_fraction, seed=seed)
+        return open_table(path, division)
     raise DataError(f"{path} is no data set that is known; a folder, a .npz or a .csv file is needed")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from edgemamba.runtime.errors import DataError
 from edgemamba.runtime.sources.pictures import pictures_in
-from edgemamba.train.data.dataset import PART_OF, ImageDataset, Part, hold_out
+from edgemamba.train.data.dataset import PART_OF, ImageDataset, Part
+from edgemamba.train.data.division import Division
 from edgemamba.train.data.pictures import FilePictures, Sample
 
 
-def open_folder(root: Path, *, val_fraction: float | None = None, seed: int = 0) -> ImageDataset:
+def open_folder(root: Path, division: Division = Division()) -> ImageDataset:
     """Open ``root/train/<class>/*.png`` with ``root/val/...`` and optionally ``root/test/...``, or ``root/<class>/*.png``.
 
     Classes are numbered in the order of their names. Pictures may lie deeper inside a class's folder; DICOM files
@@ -36,19 +37,9 @@ def open_folder(root: Path, *, val_fraction: float | None = None, seed: int = 0)
     if not class_names:
         raise DataError(f"{root} is no data set: there is no folder of a class in {parts['train']}")
     samples = {part: _samples(folder, class_names) for part, folder in parts.items()}
-    if "val" not in samples:
-        held_out = hold_out(
-            [sample.label for sample in samples["train"]],
-            None,
-            origin=str(root),
-            has_parts=parts["train"] != root,
-            val_fraction=val_fraction,
-            seed=seed,
-        )
-        pairs = list(zip(samples["train"], held_out, strict=True))
-        samples["train"] = [sample for sample, out in pairs if not out]
-        samples["val"] = [sample for sample, out in pairs if out]
-    return ImageDataset(str(root), class_names, {part: FilePictures(found) for part, found in samples.items()})
+    pictures = {part: FilePictures(found) for part, found in samples.items()}
+    divided = division.apply(pictures, origin=str(root), has_parts=parts["train"] != root)
+    return ImageDataset(str(root), class_names, divided)
 
 
 def _folders(root: Path) -> list[Path]:

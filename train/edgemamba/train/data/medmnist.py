@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemamba.runtime.errors import DataError
-from edgemamba.train.data.dataset import PARTS, ImageDataset, Part, hold_out
+from edgemamba.train.data.dataset import PARTS, ImageDataset, Part
+from edgemamba.train.data.division import Division
 from edgemamba.train.data.pictures import ArrayPictures
 
 
-def open_npz(path: Path, *, val_fraction: float | None = None, seed: int = 0) -> ImageDataset:
+def open_npz(path: Path, division: Division = Division()) -> ImageDataset:
     """Open ``train_images``, ``train_labels``, ``val_images``, ``val_labels`` and optionally ``test_images``, ``test_labels``.
 
     Images are uint8 or uint16 (N, H, W) or (N, H, W, 3) of any size; labels are integers (N,) or (N, 1). An array
@@ -36,21 +37,8 @@ def open_npz(path: Path, *, val_fraction: float | None = None, seed: int = 0) ->
     for part, pictures in found.items():
         if (highest := int(pictures.labels.max(initial=-1))) >= classes:
             raise DataError(f"{path}: {part}_labels has label {highest} and the classes are 0 to {classes - 1}")
-    if "val" not in found:
-        train = found["train"]
-        held_out = np.array(
-            hold_out(
-                train.labels.tolist(),
-                None,
-                origin=str(path),
-                has_parts=True,
-                val_fraction=val_fraction,
-                seed=seed,
-            )
-        )
-        for part, mask in (("train", ~held_out), ("val", held_out)):
-            found[part] = ArrayPictures(train.images[mask], train.labels[mask], f"{path.name}:{part}")
-    return ImageDataset(str(path), names or tuple(map(str, range(classes))), found)
+    parts = division.apply(found, origin=str(path), has_parts=True)
+    return ImageDataset(str(path), names or tuple(map(str, range(classes))), parts)
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

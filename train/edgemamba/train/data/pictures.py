@@ -27,9 +27,12 @@ class PictureSet(ABC):
 
     Attributes:
         labels: int64 (N,), indices into the data set's class names.
+        groups: what each picture must stay together with when the set is divided (a patient), None for one that stands alone;
+            or None where nothing is known of groups. Never shown to anyone: it may identify a patient.
     """
 
     labels: NDArray[np.int64]
+    groups: tuple[str | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,11 +77,12 @@ class ArrayPictures(PictureSet):
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled picture in a file; ``frame`` counts from 0 in a file of several frames."""
+    """One labelled picture in a file; ``frame`` counts from 0 in a file of several frames, ``group`` is its patient."""
 
     path: Path
     label: int
     frame: int = 0
+    group: str | None = None
 
 
 class FilePictures(PictureSet):
@@ -87,6 +91,8 @@ class FilePictures(PictureSet):
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = tuple(samples)
         self.labels = np.array([sample.label for sample in self.samples], np.int64)
+        if any(sample.group is not None for sample in self.samples):
+            self.groups = tuple(sample.group for sample in self.samples)
 
     def name(self, index: int) -> str:
         sample = self.samples[index]
@@ -102,6 +108,51 @@ class FilePictures(PictureSet):
             if sample.frame >= len(image):
                 raise SourceError(f"{sample.path} has {len(image)} frames and no frame {sample.frame}")
             return image.frame(sample.frame)
+
+
+class PickedPictures(PictureSet):
+    """Some pictures of a set, in an order of their own. They keep their names, and nothing is copied.
+
+    Args:
+        pictures: the set.
+        indices: integers (M,) into it.
+    """
+
+    def __init__(self, pictures: PictureSet, indices: NDArray[np.intp]) -> None:
+        self.pictures = pictures
+        self.indices = indices
+        self.labels = pictures.labels[indices]
+        if pictures.groups is not None:
+            self.groups = tuple(pictures.groups[index] for index in indices)
+
+    def name(self, index: int) -> str:
+        return self.pictures.name(int(self.indices[index]))
+
+    def read(self, index: int) -> NDArray[np.generic]:
+        return self.pictures.read(int(self.indices[index]))
+
+
+class JoinedPictures(PictureSet):
+    """Sets one after the other."""
+
+    def __init__(self, sets: Sequence[PictureSet]) -> None:
+        self.sets = tuple(sets)
+        self.labels = np.concatenate([pictures.labels for pictures in sets])
+        self._starts = np.cumsum([0, *map(len, sets)])
+        if any(pictures.groups is not None for pictures in sets):
+            self.groups = tuple(group for pictures in sets for group in (pictures.groups or (None,) * len(pictures)))
+
+    def name(self, index: int) -> str:
+        pictures, inner = self._find(index)
+        return pictures.name(inner)
+
+    def read(self, index: int) -> NDArray[np.generic]:
+        pictures, inner = self._find(index)
+        return pictures.read(inner)
+
+    def _find(self, index: int) -> tuple[PictureSet, int]:
+        place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.sets[place], index - int(self._starts[place])
 
 
 def pixel_type(pictures: PictureSet) -> PixelType:

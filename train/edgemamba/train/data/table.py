@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemamba.runtime.errors import DataError
-from edgemamba.train.data.dataset import PART_OF, ImageDataset, Part, hold_out
+from edgemamba.train.data.dataset import PART_OF, ImageDataset, Part
+from edgemamba.train.data.division import Division
 from edgemamba.train.data.pictures import FilePictures, Sample
 
 REQUIRED = ("path", "label")
@@ -26,7 +27,7 @@ class _Row:
     frame: int
 
 
-def open_table(table: Path, *, val_fraction: float | None = None, seed: int = 0) -> ImageDataset:
+def open_table(table: Path, division: Division = Division()) -> ImageDataset:
     """Open a CSV file with the columns ``path,label[,split][,patient or group][,frame]``.
 
     ``path`` is relative to the table. ``label`` is a class's name; where every label is a whole number, the classes are 0 to
@@ -48,29 +49,15 @@ def open_table(table: Path, *, val_fraction: float | None = None, seed: int = 0)
         parts.setdefault(row.part or "train", []).append(row)
     if "train" not in parts:
         raise DataError(f"{table} has no row whose split is train")
-    if "val" not in parts:
-        train = parts["train"]
-        named = any(row.group for row in train)
-        held_out = hold_out(
-            [class_names.index(row.label) for row in train],
-            # A picture without a patient stands alone.
-            [row.group or f"line {row.line}" for row in train] if named else None,
-            origin=str(table),
-            has_parts=any(row.part for row in rows),
-            val_fraction=val_fraction,
-            seed=seed,
-        )
-        pairs = list(zip(train, held_out, strict=True))
-        parts["train"] = [row for row, out in pairs if not out]
-        parts["val"] = [row for row, out in pairs if out]
-    return ImageDataset(
-        str(table),
-        class_names,
+    divided = division.apply(
         {
-            part: FilePictures([Sample(row.path, class_names.index(row.label), row.frame) for row in found])
+            part: FilePictures([Sample(row.path, class_names.index(row.label), row.frame, row.group) for row in found])
             for part, found in parts.items()
         },
+        origin=str(table),
+        has_parts=any(row.part for row in rows),
     )
+    return ImageDataset(str(table), class_names, divided)
 
 
 def _read(table: Path) -> list[_Row]:
