@@ -12,18 +12,28 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from edgemamba.runtime.errors import BundleError
 from edgemamba.runtime.operator import DOMAIN, OP_TYPE, OP_VERSION
 from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.runtime.volumes.card import MOST_LABELS, VolumeCard
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 #: The graph's weights, where they are too large to be inside it.
 MODEL_DATA = "model.onnx.data"
 WEIGHTS = "weights.safetensors"
-#: The output of a classifier: (B, num_classes).
+#: The output: of a classifier (B, num_classes), of a segmenter (B, num_classes, and the input's axes of space).
 LOGITS = "logits"
 
 SCHEMA_VERSION = 1
@@ -103,14 +113,22 @@ class EngineCard(_Strict):
 
 
 class Manifest(_Strict):
-    """What a bundle is. ``files`` maps each file's path, relative to the folder, to its SHA-256."""
+    """What a bundle is. ``files`` maps each file's path, relative to the folder, to its SHA-256.
+
+    Either pictures go in, as ``preprocessing`` says, or volumes, as ``volume`` says.
+
+    Attributes:
+        task: a class for each picture, or (``segmentation``) for each pixel or voxel; class 0 is then the background.
+    """
 
     schema_version: Literal[1] = 1
     model: ModelCard
     operator: OperatorCard = OperatorCard()
     input: TensorCard
     outputs: tuple[TensorCard, ...]
-    preprocessing: Preprocessing
+    task: Literal["classification", "segmentation"] = "classification"
+    pictures: Preprocessing | None = Field(default=None, alias="preprocessing")
+    volume: VolumeCard | None = None
     class_names: tuple[str, ...] = ()
     precision: Literal["fp32", "fp16"]
     opset: int
@@ -120,6 +138,29 @@ class Manifest(_Strict):
     files: dict[str, str]
     engines: tuple[EngineCard, ...] = ()
     parity: ParitySummary | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture becomes an input.
+
+        Raises:
+            BundleError: the model's input is a volume.
+        """
+        if self.pictures is None:
+            raise BundleError(
+                f"{self.model.name} segments volumes, not pictures or video: `edgemamba run` with a CT or MR series or NIfTI"
+            )
+        return self.pictures
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What a classifier's manifest does not need is left out of it, so that older installations read it."""
+        written: dict[str, Any] = {}
+        for key, value in standard(self).items():
+            if (key in ("pictures", "volume") and value is None) or (key, value) == ("task", "classification"):
+                continue
+            written["preprocessing" if key == "pictures" else key] = value
+        return written
 
     @field_validator("operator")
     @classmethod
@@ -149,14 +190,9 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _parts_agree(self) -> Manifest:
         """What the parts say of the same thing must be one thing, or an engine fails at the first frame, or misnames it."""
-        recipe, shape = self.preprocessing, self.input.shape
-        expected = (*recipe.size, recipe.channels)
-        fits = len(shape) == 1 + len(expected) and all(
-            isinstance(extent, str) or extent == wanted for extent, wanted in zip(shape[1:], expected, strict=True)
-        )
-        if self.input.dtype != recipe.dtype or not fits:
-            made = f"{recipe.dtype} (batch, {', '.join(map(str, expected))})"
-            raise ValueError(f"input: {self.input.dtype} {shape}, but the preprocessing makes {made}")
+        if (self.pictures is None) == (self.volume is None):
+            raise ValueError("one of preprocessing (of pictures) and volume is needed, and not both")
+        self._input_agrees()
         if not self.outputs:
             raise ValueError("outputs: there is none")
         for engine in self.engines:
@@ -167,7 +203,44 @@ class Manifest(_Strict):
                 raise ValueError(f"outputs: {LOGITS} of shape {output.shape} has no axis of classes")
             if output.name == LOGITS and self.class_names and output.shape[1] != len(self.class_names):
                 raise ValueError(f"class_names: {len(self.class_names)} names for {output.shape[1]} classes")
+        if self.task == "segmentation":
+            self._labels_agree()
+        elif self.volume is not None:
+            raise ValueError("task: a bundle of volumes is one of segmentation")
         return self
+
+    def _input_agrees(self) -> None:
+        shape, expected, dtype = self.input.shape, self._input_extents(), "float32"
+        if self.pictures is not None:
+            dtype = self.pictures.dtype
+        fits = len(shape) == 1 + len(expected) and all(
+            isinstance(extent, str) or extent == wanted for extent, wanted in zip(shape[1:], expected, strict=True)
+        )
+        if self.input.dtype != dtype or not fits:
+            made = f"{dtype} (batch, {', '.join(map(str, expected))})"
+            maker = "volume" if self.volume is not None else "preprocessing"
+            raise ValueError(f"input: {self.input.dtype} {shape}, but the {maker} makes {made}")
+
+    def _input_extents(self) -> tuple[int, ...]:
+        """Of one element of the batch."""
+        if self.volume is not None:
+            return len(self.volume.modalities), *self.volume.patch
+        recipe = self.preprocessing
+        return *recipe.size, recipe.channels
+
+    def _labels_agree(self) -> None:
+        """A segmenter has logits for every pixel or voxel of its input, and names that are not given twice."""
+        space = self.input.shape[2:] if self.volume is not None else self.input.shape[1:3]
+        shape = next((output.shape for output in self.outputs if output.name == LOGITS), ())
+        if shape[2:] != space or len(shape) < 2 or not isinstance(shape[1], int):
+            raise ValueError(f"outputs: {LOGITS} of shape {shape} is no segmentation of an input {self.input.shape}")
+        if not 2 <= shape[1] <= MOST_LABELS:
+            raise ValueError(f"outputs: {shape[1]} classes; 2 to {MOST_LABELS} can be told apart in a mask")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names: a name is given twice")
+        for name in self.volume.codes if self.volume is not None else ():
+            if name not in self.class_names:
+                raise ValueError(f"volume.codes: {name!r} is no class")
 
 
 class Bundle:

@@ -18,6 +18,8 @@ from edgemamba.runtime.bundle import MANIFEST, MODEL, Bundle, Manifest, TensorCa
 from edgemamba.runtime.errors import BundleError
 from edgemamba.runtime.onnx_summary import OnnxSummary, summarise
 from edgemamba.runtime.operator import DOMAIN, OP_TYPE
+from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.runtime.volumes.card import VolumeCard
 
 _SCAN = f"{DOMAIN}::{OP_TYPE}"
 _OPERATORS_SHOWN = 8
@@ -78,19 +80,18 @@ def _print_json(folder: Path, manifest: Manifest, files: list[FileState], graph:
 
 def _print_text(folder: Path, manifest: Manifest, files: list[FileState], graph: OnnxSummary | None) -> None:
     console = Console(highlight=False)
-    recipe = manifest.preprocessing
     table = Table(title=escape(str(folder)), title_justify="left", box=SIMPLE, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     config = ", ".join(f"{key}={value}" for key, value in manifest.model.config.items() if not isinstance(value, dict))
     rows = [
         ("model", f"{manifest.model.name}, {manifest.precision}, opset {manifest.opset}"),
+        ("task", manifest.task),
         ("configuration", config or "the defaults"),
         ("input", _tensor(manifest.input)),
         *(("output", _tensor(output)) for output in manifest.outputs),
         ("classes", _classes(manifest.class_names)),
-        ("preprocessing", f"{recipe.resize}, {recipe.interpolation}, to {recipe.size[0]}x{recipe.size[1]}"),
-        ("normalisation", f"mean {recipe.mean}, std {recipe.std}, in the graph"),
+        *(_picture_rows(manifest.preprocessing) if manifest.volume is None else _volume_rows(manifest.volume)),
         ("operator", f"{manifest.operator.domain}::{manifest.operator.name} version {manifest.operator.version}"),
         *_graph_rows(graph),
         ("made from", "no checkpoint recorded" if manifest.source is None else manifest.source.file),
@@ -110,6 +111,24 @@ def _print_text(folder: Path, manifest: Manifest, files: list[FileState], graph:
         )
         listing.add_row(escape(file.name), size, state)
     console.print(listing)
+
+
+def _picture_rows(recipe: Preprocessing) -> list[tuple[str, str]]:
+    return [
+        ("preprocessing", f"{recipe.resize}, {recipe.interpolation}, to {recipe.size[0]}x{recipe.size[1]}"),
+        ("normalisation", f"mean {recipe.mean}, std {recipe.std}, in the graph"),
+    ]
+
+
+def _volume_rows(card: VolumeCard) -> list[tuple[str, str]]:
+    spacing = "as the source" if card.spacing is None else f"{' x '.join(f'{step:g}' for step in card.spacing)} mm"
+    kinds = (" ".join(f"{key} {value}" for key, value in kind if value is not None) for kind in card.normalisation)
+    return [
+        ("modalities", ", ".join(card.modalities)),
+        ("volume", f"axes {card.orientation}, voxels {spacing}, normalised in the runtime: {'; '.join(kinds)}"),
+        ("windows", f"{' x '.join(map(str, card.patch))}, overlap {card.overlap:g}, {card.blending} blending"),
+        ("codes", ", ".join(card.codes) or "none of DICOM; segments get private ones"),
+    ]
 
 
 def _graph_rows(graph: OnnxSummary | None) -> list[tuple[str, str]]:
