@@ -1,7 +1,8 @@
 """What a device needs: the operator's native kernel, bundles, engines, sources, streams. Never imports torch.
 
 Public names (resolved on first use, so that importing this package costs nothing and needs no optional dependency):
-:func:`load`, :func:`open_source`, :func:`stream`, :class:`Bundle`, :class:`Frame`, :class:`Predictions`.
+:func:`load`, :func:`open_source`, :func:`open_sink`, :func:`stream`, :class:`Strategy`, :class:`Bundle`, :class:`Frame`,
+:class:`Predictions`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,24 @@ if TYPE_CHECKING:
     from edgemamba.runtime.bundle import Bundle
     from edgemamba.runtime.engines import Engine, load
     from edgemamba.runtime.frames import Frame
+    from edgemamba.runtime.pipeline.strategy import Strategy
     from edgemamba.runtime.predictions import Predictions
+    from edgemamba.runtime.sinks import open_sink
     from edgemamba.runtime.sources import open_source
     from edgemamba.runtime.streaming import stream
 
-__all__ = ["Bundle", "Engine", "Frame", "Predictions", "__version__", "load", "open_source", "stream"]
+__all__ = [
+    "Bundle",
+    "Engine",
+    "Frame",
+    "Predictions",
+    "Strategy",
+    "__version__",
+    "load",
+    "open_sink",
+    "open_source",
+    "stream",
+]
 
 try:
     __version__ = version("edgemamba")
@@ -30,7 +44,9 @@ _HOME = {
     "Engine": "engines",
     "Frame": "frames",
     "Predictions": "predictions",
+    "Strategy": "pipeline.strategy",
     "load": "engines",
+    "open_sink": "sinks",
     "open_source": "sources",
     "stream": "streaming",
 }

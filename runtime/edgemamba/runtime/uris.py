@@ -53,6 +53,7 @@ SOURCE_SCHEMES: Mapping[str, str] = MappingProxyType(
 SINK_SCHEMES: Mapping[str, str] = MappingProxyType(
     {
         "file": "a file or folder, its kind by its suffix",
+        "dicom": "a folder of DICOM objects (SR, SC)",
         "window": "a window",
         "web": "a live web page",
         "metrics": "Prometheus metrics",

@@ -28,7 +28,11 @@ def run(
     source: Annotated[
         str,
         typer.Option(
-            "--source", "-s", help="Video, image or DICOM file; folder or glob of images and DICOM; camera number; URI."
+            "--source",
+            "-s",
+            help="Video, image or DICOM file; folder or glob of images and DICOM; camera number; or a URI: "
+            "rtsp://camera/live, http://host/mjpeg, csi://0, gst://PIPELINE, watch://folder, dicom://folder, "
+            "dimse://AET@0.0.0.0:11112 (receives), dicomweb://host/studies/UID.",
         ),
     ],
     out: Annotated[
@@ -37,8 +41,9 @@ def run(
             "--out",
             "-o",
             help="Annotated video (.mp4, .mkv, .avi), JSON Lines (.jsonl, or - for stdout), .csv, a folder of annotated "
-            "pictures, or a URI (window://, web://:8080, metrics://:9100); repeat for several. Without any, one line a "
-            "frame is printed.",
+            "pictures, or a URI: window://, web://:8080, metrics://:9100, and as DICOM objects dicom://reports, "
+            "dimse://PACS@10.0.0.5:104, dicomweb://host/dicom-web. Repeat for several. Without any, one line a frame is "
+            "printed.",
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help="Inference backend; `edgemamba doctor` lists them.")] = "auto",

@@ -15,8 +15,6 @@ from edgemamba.runtime.uris import Uri, parse_sink
 
 __all__ = ["CsvSink", "ImageFolderSink", "JsonlSink", "Sink", "VideoSink", "open_sink"]
 
-_DICOM = ("dicom", "dimse", "dicomweb", "dicomwebs")
-
 
 def open_sink(out: str | Path, *, token: str | None = None, include_phi: bool = False) -> Sink:
     """The sink that a path or a URI asks for.
@@ -35,11 +33,6 @@ def open_sink(out: str | Path, *, token: str | None = None, include_phi: bool = 
         SinkError: no sink writes such a file, or the URI's scheme is unknown, or an option of it.
         MissingExtraError: what the sink needs is not installed.
     """
-    scheme, colon, _ = str(out).partition("://")
-    if colon and not isinstance(out, Path) and scheme.lower() in _DICOM:
-        from edgemamba.runtime.sinks.dicom_objects import open_dicom_sink
-
-        return open_dicom_sink(str(out), include_phi=include_phi)
     uri = parse_sink(out)
     if uri.scheme == "file":
         return _file_sink(uri.location)
@@ -85,4 +78,15 @@ def _metrics(uri: Uri, token: str | None, include_phi: bool) -> Sink:
     return MetricsSink(uri.location, token)
 
 
-_OPENERS: dict[str, Callable[[Uri, str | None, bool], Sink]] = {"window": _window, "web": _web, "metrics": _metrics}
+def _dicom(uri: Uri, token: str | None, include_phi: bool) -> Sink:
+    from edgemamba.runtime.sinks.dicom_objects import open_dicom_sink
+
+    return open_dicom_sink(uri.text, include_phi=include_phi)  # which takes the URL apart itself
+
+
+_OPENERS: dict[str, Callable[[Uri, str | None, bool], Sink]] = {
+    "window": _window,
+    "web": _web,
+    "metrics": _metrics,
+    **dict.fromkeys(("dicom", "dimse", "dicomweb", "dicomwebs"), _dicom),
+}
