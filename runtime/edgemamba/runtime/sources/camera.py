@@ -7,14 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.sources.base import Source
-from edgemamba.runtime.sources.guarded_capture import GuardedCapture, InterruptedWaitError
+from edgemamba.runtime.sources.guarded_video import GuardedVideo
 from edgemamba.runtime.uris import Uri, number
 
 __all__ = ["CameraSource", "CaptureSource"]
@@ -45,28 +42,18 @@ class CaptureSource(Source):
 
     def __init__(self, name: str, open_capture: Callable[[], Any], silence: float = SILENCE_SECONDS) -> None:
         super().__init__(name)
-        self._cv2 = require("cv2", purpose="reading cameras")
         self._silence = silence
         self._closed = False
-        self._capture = GuardedCapture(open_capture, f"edgemamba-{name}"[:60])
+        self._capture = GuardedVideo(require("cv2", purpose="reading cameras"), open_capture, f"edgemamba-{name}"[:60])
         try:
-            facts = self._capture.ask(self._facts, OPEN_SECONDS)
+            facts = self._capture.facts(OPEN_SECONDS)
         except TimeoutError:
             raise SourceError(f"{name} does not open within {OPEN_SECONDS:g} s; {self.remedy}") from None
-        except self._cv2.error:
-            facts = None
         if facts is None:
             self.close()
             raise SourceError(f"{name} cannot be opened; {self.remedy}")
-        fps, frames = facts
-        self.fps = float(fps) if 0 < fps < 1e4 else None
-        if 0 < frames < 1e9:  # a recording, for instance in a GStreamer pipeline
-            self.live, self.length = False, int(frames)
-
-    def _facts(self, capture: Any) -> tuple[float, float] | None:
-        if not capture.isOpened():
-            return None
-        return capture.get(self._cv2.CAP_PROP_FPS), capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
+        self.fps, self.length = facts.fps, facts.frames
+        self.live = self.length is None  # else a recording, for instance in a GStreamer pipeline
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
@@ -74,7 +61,7 @@ class CaptureSource(Source):
         last = time.monotonic()
         try:
             while not self._closed:
-                pixels = self._read(last)
+                pixels = self._capture.read(max(_PAUSE, last + self._silence - time.monotonic()))
                 now = time.monotonic()
                 if pixels is None:
                     if self._closed or (index and not self.live):
@@ -86,19 +73,10 @@ class CaptureSource(Source):
                     continue
                 last = now
                 start = start or now
-                yield Frame(self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB), index, now - start, self.name)
+                yield Frame(pixels, index, now - start, self.name)
                 index += 1
         finally:
             self.close()
-
-    def _read(self, last: float) -> NDArray[np.uint8] | None:
-        """The next picture in OpenCV's order of channels; None if there was none until now, or ever."""
-        left = max(_PAUSE, last + self._silence - time.monotonic())
-        try:
-            good, pixels = self._capture.ask(lambda capture: capture.read(), left)
-        except (TimeoutError, InterruptedWaitError, self._cv2.error):
-            return None
-        return pixels if good else None
 
     def interrupt(self) -> None:
         """End the iteration soon."""

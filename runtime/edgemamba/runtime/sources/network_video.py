@@ -13,14 +13,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.sources.base import LOGGER, Source
-from edgemamba.runtime.sources.guarded_capture import GuardedCapture, InterruptedWaitError
+from edgemamba.runtime.sources.guarded_video import GuardedVideo
 from edgemamba.runtime.uris import Uri, has_host, network_url, number
 
 __all__ = ["Backoff", "NetworkSource"]
@@ -87,7 +84,7 @@ class NetworkSource(Source):
         self._backoff = Backoff()
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._capture: GuardedCapture | None = None
+        self._capture: GuardedVideo | None = None
         self.reconnects = 0
         reason = self._connect()
         if reason is not None and not self._waits:
@@ -107,30 +104,24 @@ class NetworkSource(Source):
         def open_capture() -> Any:
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
 
-        capture = GuardedCapture(open_capture, "edgemamba-network-video")
+        capture = GuardedVideo(cv2, open_capture, "edgemamba-network-video")
         with self._lock:
             self._capture = capture
         if self._stop.is_set():
             capture.interrupt()
         start = time.monotonic()
         facts = None
-        with contextlib.suppress(TimeoutError, InterruptedWaitError, cv2.error):
-            facts = capture.ask(self._facts, self._timeout + _SLACK)
+        with contextlib.suppress(TimeoutError):
+            facts = capture.facts(self._timeout + _SLACK)
         if facts is None:
             self._disconnect()
             if time.monotonic() - start >= self._timeout:
                 return f"no answer within {self._timeout:g} s"
             return "cannot be opened; is the address right, the server up, and the stream one that FFmpeg reads?"
-        fps, frames = facts
-        self.fps = float(fps) if 0 < fps < 1e4 else None
-        if 0 < frames < 1e9 and self._url.startswith("http"):  # a file; an RTSP server's count is of one session
-            self.live, self.length = False, int(frames)
+        self.fps = facts.fps
+        if facts.frames and self._url.startswith("http"):  # a file; an RTSP server's count is of one session
+            self.live, self.length = False, facts.frames
         return None
-
-    def _facts(self, capture: Any) -> tuple[float, float] | None:
-        if not capture.isOpened():
-            return None
-        return capture.get(self._cv2.CAP_PROP_FPS), capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
@@ -140,7 +131,8 @@ class NetworkSource(Source):
             since = self._return(0, since)
         try:
             while not self._stop.is_set():
-                pixels = self._read()
+                capture = self._capture  # another thread may close
+                pixels = None if capture is None else capture.read(self._timeout + _SLACK)
                 now = time.monotonic()
                 if pixels is None:
                     if not self.live or self._stop.is_set():
@@ -150,24 +142,13 @@ class NetworkSource(Source):
                 if now - since > self._timeout:
                     self._backoff.reset()
                 start = start or now
-                rgb = self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB)
-                yield Frame(rgb, index, now - start, self.name, {"reconnects": self.reconnects})
+                yield Frame(pixels, index, now - start, self.name, {"reconnects": self.reconnects})
                 index += 1
         finally:
             self.close()
         if self.length is not None and index < self.length - 1:
             reason = f"{self.name} broke off after {index} of {self.length} frames"
             self.skipped.add(reason, self.length - index)
-
-    def _read(self) -> NDArray[np.uint8] | None:
-        """The next picture in OpenCV's order of channels; None: the connection is of no more use."""
-        if self._capture is None:
-            return None
-        try:
-            good, pixels = self._capture.ask(lambda capture: capture.read(), self._timeout + _SLACK)
-        except (TimeoutError, InterruptedWaitError, self._cv2.error):
-            return None
-        return pixels if good else None
 
     def _return(self, index: int, lost: float) -> float:
         """Connect again, however long it takes; when the connection stood again, on the monotonic clock.

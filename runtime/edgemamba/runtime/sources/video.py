@@ -10,6 +10,7 @@ from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.frames import NOMINAL_FPS, Frame
 from edgemamba.runtime.sources.base import Source
+from edgemamba.runtime.sources.guarded_video import stated
 
 
 class VideoSource(Source):
@@ -30,10 +31,8 @@ class VideoSource(Source):
         self.files = (path,)
         self._cv2 = require("cv2", purpose="reading videos")
         self._capture = self._open()
-        promised = self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
-        self.length = int(promised) if 0 < promised < 1e9 else None
-        fps = self._capture.get(self._cv2.CAP_PROP_FPS)
-        self.fps = float(fps) if 0 < fps < 1e4 else None
+        facts = stated(self._cv2, self._capture)
+        self.fps, self.length = facts.fps, facts.frames
 
     def _open(self) -> Any:
         path = self.files[0]
