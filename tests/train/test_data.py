@@ -214,7 +214,7 @@ def table_rows(tmp_path: Path) -> list[dict[str, Any]]:
         (1, {"label": "-1"}, "line 3: label is '-1'"),
         (1, {"label": "3"}, "no row has label"),
         (2, {"split": "tarin"}, "line 4: split is 'tarin'"),
-        (2, {"patient": "SECRET0"}, "lines 2 and 4 are of one patient"),
+        (2, {"patient": "SECRET0"}, "line 2 and line 4 are of one patient"),
         (2, {"split": "", "patient": "SECRET3"}, "different parts"),
     ],
 )

@@ -10,7 +10,7 @@ from edgemamba.train.data.division import Division
 from edgemamba.train.data.folder import open_folder
 from edgemamba.train.data.medmnist import open_npz
 from edgemamba.train.data.pictures import ArrayPictures, FilePictures, PictureSet, Sample
-from edgemamba.train.data.table import open_table
+from edgemamba.train.data.table import is_parquet, open_table
 
 __all__ = [
     "PARTS",
@@ -31,7 +31,7 @@ def open_dataset(
 
     Args:
         path: a folder tree (``train/<class>/*.png`` beside ``val/``, or ``<class>/*.png``), a MedMNIST ``.npz``, or a
-            ``.csv`` with the columns ``path,label[,split][,patient][,frame]``.
+            ``.csv`` or ``.parquet`` with the columns ``path,label[,split][,patient][,frame]``.
         val_fraction: share of the training pictures of each class to hold out for validation, where the data set has no
             validation part. A set without any parts is split by default (0.2); one that has a training part is only split
             when this is given.
@@ -51,6 +51,6 @@ def open_dataset(
         raise DataError(f"{path} does not exist")
     if path.suffix.lower() == ".npz":
         return open_npz(path, division)
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() == ".csv" or is_parquet(path):
         return open_table(path, division)
-    raise DataError(f"{path} is no data set that is known; a folder, a .npz or a .csv file is needed")
+    raise DataError(f"{path} is no data set that is known; a folder, a .npz, .csv or .parquet file is needed")
