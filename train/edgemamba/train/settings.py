@@ -6,58 +6,78 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.data.transforms import Augmentation
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 Monitor = Literal["top1", "auc", "loss"]
+#: What ``freeze`` is where only the classifier is trained.
+ALL_BUT_HEAD: Literal["all-but-head"] = "all-but-head"
 
 
 class TrainingSettings(BaseModel):
     """Everything a run depends on; written to ``config.json`` in its folder and into its checkpoints.
 
     Attributes:
+        recipe: where the settings came from, for the record; they are all here.
         model: a registered name; ``config`` holds the fields of its configuration that differ from the registered ones.
-        data: path of the data set; ``val_fraction`` as in :func:`~edgemamba.train.data.open_dataset`.
+        data: path of the data set; ``val_fraction`` and ``fold`` as in :func:`~edgemamba.train.data.open_dataset`.
         out: folder of the run.
         image_size: (height, width) in pixels; None for the model's own.
         batch_size: of each device.
-        optimizer: a name of timm's ``create_optimizer_v2``; ``lr`` is the peak, for the batch as it is (no scaling).
+        optimizer: a name of timm's ``create_optimizer_v2``; ``betas`` and ``opt_eps`` where they are not its own.
+        lr: the peak; for a total batch of ``lr_batch`` where that is given, see :meth:`peak_lr`.
+        layer_decay: the rate of a layer is this much of the next one's; the classifier has the whole rate.
         scheduler: a name of timm's ``create_scheduler_v2``, stepped at every update; ``warmup_epochs`` of linear warm-up.
+        milestones, decay_rate: epochs at which ``multistep`` multiplies the rate, and by what.
         drop_path: stochastic depth of the model; None leaves the model's own.
         mixup, cutmix: alphas of timm's ``Mixup``; 0 is off.
+        class_weights: of the loss: ``none``, ``balanced`` (the inverse of a class's share of the training pictures), or one
+            number a class, in the order of their names.
+        freeze: the stem and so many stages are not trained; :data:`ALL_BUT_HEAD` trains the classifier alone.
         ema: keep an exponential moving average of the weights; it is what is validated, and what is exported.
-        monitor: what ``best.ckpt`` is best in.
+        monitor: what ``best.ckpt`` is best in; the run ends after ``patience`` epochs without a better one.
         limit_train_batches: stop each epoch after so many batches, for smoke tests.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    recipe: str | None = None
     model: str
     data: str
     out: str
     epochs: int = Field(default=100, ge=1)
     config: dict[str, Any] = Field(default_factory=dict)
     val_fraction: float | None = None
+    fold: tuple[int, int] | None = None
     image_size: tuple[int, int] | None = None
     batch_size: int = Field(default=64, ge=1)
     optimizer: str = "adamw"
+    betas: tuple[float, float] | None = None
+    opt_eps: float | None = Field(default=None, gt=0)
     lr: float = Field(default=5e-4, gt=0)
+    lr_batch: int | None = Field(default=None, ge=1)
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
     scheduler: str = "cosine"
     warmup_epochs: float = Field(default=5, ge=0)
     min_lr: float = Field(default=1e-5, ge=0)
+    milestones: tuple[float, ...] | None = None
+    decay_rate: float = Field(default=0.1, gt=0, le=1)
     clip_grad: float | None = Field(default=5.0, gt=0)
     drop_path: float | None = Field(default=None, ge=0, lt=1)
     augmentation: Augmentation = Augmentation()
     mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    freeze: int | Literal["all-but-head"] | None = None
     ema: bool = True
     ema_decay: float = Field(default=0.9998, ge=0, lt=1)
     monitor: Monitor = "top1"
+    patience: int | None = Field(default=None, ge=1)
     precision: Precision = "32"
     seed: int = Field(default=0, ge=0)
     checkpoint: str | None = None
@@ -66,6 +86,27 @@ class TrainingSettings(BaseModel):
     nodes: int = Field(default=1, ge=1)
     workers: int = Field(default=2, ge=0)
     limit_train_batches: int | None = Field(default=None, ge=1)
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _stages(cls, value: Any) -> Any:
+        if value is None or value == ALL_BUT_HEAD or (str(value).isdecimal() and not isinstance(value, bool)):
+            return value if value in (None, ALL_BUT_HEAD) else int(value)
+        raise ValueError(f"a number of stages or {ALL_BUT_HEAD} is needed")
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("none", "balanced"):
+            value = value.split(",")
+        if not isinstance(value, str):
+            try:
+                value = tuple(float(weight) for weight in value)
+            except (TypeError, ValueError):
+                value = ()
+            if not value or not all(0 < weight < float("inf") for weight in value):
+                raise ValueError("none, balanced, or positive numbers (1,2.5,1), one a class, are needed")
+        return value
 
     @classmethod
     def parse(cls, **fields: Any) -> TrainingSettings:
@@ -78,12 +119,21 @@ class TrainingSettings(BaseModel):
             settings = cls(**fields)
         except ValidationError as error:
             first = error.errors()[0]
-            name = str(first["loc"][-1])
+            name = [part for part in first["loc"] if isinstance(part, str)][-1]
             option = _OPTIONS.get(name, name).replace("_", "-")
             raise TrainingError(f"--{option} is {first['input']!r}: {first['msg']}") from None
         if (settings.mixup or settings.cutmix) and settings.batch_size % 2:
             raise TrainingError(f"--batch-size is {settings.batch_size}: mixup and cutmix pair pictures, make it even")
         return settings
+
+    def peak_lr(self, ranks: int) -> float:
+        """The peak of the learning rate when so many ranks train: ``lr``, scaled linearly from ``lr_batch`` (Goyal et al.,
+        arXiv:1706.02677) to the pictures of one step."""
+        return self.lr if self.lr_batch is None else self.lr * self.step_pictures(ranks) / self.lr_batch
+
+    def step_pictures(self, ranks: int) -> int:
+        """Pictures between two updates of the weights, on all ranks together."""
+        return self.batch_size * ranks
 
     @property
     def folder(self) -> Path:
@@ -128,7 +178,7 @@ class TrainingSettings(BaseModel):
 
 
 # How the command line calls fields whose names differ.
-_OPTIONS = {"optimizer": "opt", "scheduler": "sched", "config": "set"}
+_OPTIONS = {"optimizer": "opt", "scheduler": "sched", "config": "set", "fold": "folds"}
 # Where a run happens and how long it goes on; the trajectory does not depend on them (or, for epochs, by intention).
 _MAY_CHANGE = frozenset(
     {
@@ -142,5 +192,6 @@ _MAY_CHANGE = frozenset(
         "workers",
         "limit_train_batches",
         "monitor",
+        "patience",
     }
 )
