@@ -143,13 +143,14 @@ class GrayscaleTransform:
             shown[block, :, 0] = self._display(stored[block].astype(np.float64), limits)
         return shown
 
-    def _modality(self, stored: NDArray[np.float64]) -> NDArray[np.float64]:
+    def modality(self, stored: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values in the modality's units (Hounsfield units of CT): what the stored ones mean, before any display."""
         if self._modality_lut is not None:
             return self._modality_lut.apply(stored)
         return stored * self._slope + self._intercept
 
     def _display(self, stored: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.uint16]:
-        values = self._modality(stored)
+        values = self.modality(stored)
         if isinstance(self._voi, _Lut):
             unit = self._voi.apply(values) / max(2**self._voi.bits - 1, self._voi.table.max(initial=0))
         elif isinstance(self._voi, Window):
@@ -165,7 +166,7 @@ class GrayscaleTransform:
         if self._voi == "full":
             low = -(2 ** (self._bits - 1)) if self._signed else 0
             ends = np.array([low, low + 2**self._bits - 1], np.float64)
-            values = self._modality_lut.table if self._modality_lut is not None else self._modality(ends)
+            values = self._modality_lut.table if self._modality_lut is not None else self.modality(ends)
         elif self._voi == "minmax":
             valid = stored[np.isfinite(stored)] if np.issubdtype(stored.dtype, np.floating) else stored
             if self._padding is not None:
@@ -174,7 +175,7 @@ class GrayscaleTransform:
                 return 0.0, 0.0
             # A rescale is monotonic, so that its ends are enough; a LUT need not be.
             used = valid if self._modality_lut is not None else np.array([valid.min(), valid.max()])
-            values = self._modality(used.astype(np.float64))
+            values = self.modality(used.astype(np.float64))
         else:
             return 0.0, 0.0
         return float(values.min()), float(values.max())
