@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from edgemamba.runtime.errors import DataError
 from edgemamba.train.data.dataset import Part
-from edgemamba.train.data.pictures import JoinedPictures, PickedPictures, PictureSet
+from edgemamba.train.data.pictures import PictureSet
 from edgemamba.train.data.split import folds, spread
+from edgemamba.train.data.views import JoinedPictures, PickedPictures
 
 #: Share of each class that is held out for validation where a data set brings no parts of its own.
 DEFAULT_VAL_FRACTION = 0.2

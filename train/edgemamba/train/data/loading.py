@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from edgemamba.runtime.errors import DataError, SourceError
+from edgemamba.train.data.balancing import balanced_order
 from edgemamba.train.data.pictures import PictureSet
 from edgemamba.train.data.transforms import Transform, seeded
 
@@ -35,7 +39,8 @@ class Item(NamedTuple):
 
 
 class TrainingItems(Dataset[Item]):
-    """Augmented training pictures, asked for by (epoch, index).
+    """Augmented training pictures, asked for by (epoch, index), or (epoch, index, n) where a picture is drawn for the n-th time
+    in an epoch. What augmentation draws depends on the whole key.
 
     An unreadable picture is replaced by the next readable one, so that batches keep their size (on all ranks alike).
     """
@@ -48,8 +53,8 @@ class TrainingItems(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> Item:
+        index = key[1]
         unreadable = {}
         for step in range(_MAX_STAND_INS):
             position = (index + step) % len(self.pictures)
@@ -58,7 +63,7 @@ class TrainingItems(Dataset[Item]):
             except SourceError as error:
                 unreadable[self.pictures.name(position)] = str(error)
                 continue
-            with seeded(self.seed, epoch, index):
+            with seeded(self.seed, *key):
                 return Item(self.transform(pixels), int(self.pictures.labels[position]), unreadable)
         raise DataError(
             f"{len(unreadable)} pictures in a row cannot be read; the last: {list(unreadable.values())[-1]}"
@@ -96,19 +101,44 @@ def collate(items: Sequence[Item]) -> Batch:
 class EpochSampler(DistributedSampler[Any]):
     """A seeded order of its own for every epoch, divided over the ranks; it can start in the middle.
 
-    Yields (epoch, index), because what is drawn for a picture depends on both. One rank in a world of one sees the
-    union of what several see, batch by batch.
+    Yields the keys of :class:`TrainingItems`, because what is drawn for a picture depends on the epoch too. One rank in a
+    world of one sees the union of what several see, batch by batch.
+
+    Args:
+        dataset: what to draw from.
+        world_size, rank: among how many the order is divided, and which of them this is.
+        seed: of the order.
+        balanced: draw each class equally often, in epochs of the same length. Of a class with too many pictures, each epoch
+            takes others; those of a class with too few come several times, equally often to within one.
     """
 
-    def __init__(self, dataset: TrainingItems, *, world_size: int, rank: int, seed: int) -> None:
+    def __init__(
+        self, dataset: TrainingItems, *, world_size: int, rank: int, seed: int, balanced: bool = False
+    ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
         self.skip = 0
+        self._labels = dataset.pictures.labels if balanced else None
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         # Not a generator: the epoch counts at the time of the call.
-        order, self.skip = list(super().__iter__())[self.skip :], 0
-        epoch = self.epoch
-        return iter([(epoch, index) for index in order])
+        keys: list[tuple[int, ...]]
+        if self._labels is None:
+            keys = [(self.epoch, index) for index in super().__iter__()]
+        else:
+            keys = self._balanced(self._labels)
+        keys, self.skip = keys[self.skip :], 0
+        return iter(keys)
+
+    def _balanced(self, labels: NDArray[np.int64]) -> list[tuple[int, ...]]:
+        order = balanced_order(labels, self.seed, self.epoch)
+        times = Counter[int]()
+        keys: list[tuple[int, ...]] = []
+        for index in order.tolist():
+            keys.append((self.epoch, index, times[index]) if times[index] else (self.epoch, index))
+            times[index] += 1
+        # As DistributedSampler does: what lacks for equal shares is repeated from the beginning.
+        keys = [keys[place % len(keys)] for place in range(self.total_size)]
+        return keys[self.rank : self.total_size : self.num_replicas]
 
 
 class ResumableLoader(DataLoader[Batch]):

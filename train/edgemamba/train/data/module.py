@@ -34,6 +34,7 @@ class PicturesModule(pl.LightningDataModule):
         batch_size: of each rank.
         workers: processes that decode, for each loader; 0 decodes in the training process.
         seed: of the order and the augmentation.
+        balanced: draw each class equally often in training; see :class:`~edgemamba.train.data.loading.EpochSampler`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class PicturesModule(pl.LightningDataModule):
         batch_size: int,
         workers: int,
         seed: int,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -52,6 +54,7 @@ class PicturesModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.seed = seed
+        self.balanced = balanced
         self.unreadable: dict[str, str] = {}
         self._training_transform = training_transform(preprocessing, augmentation)
         self._evaluation_transform = evaluation_transform(preprocessing)
@@ -59,7 +62,7 @@ class PicturesModule(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         items = TrainingItems(self.dataset.train, self._training_transform, self.seed)
         world_size, rank = self._place()
-        sampler = EpochSampler(items, world_size=world_size, rank=rank, seed=self.seed)
+        sampler = EpochSampler(items, world_size=world_size, rank=rank, seed=self.seed, balanced=self.balanced)
         return ResumableLoader(
             items,
             sampler,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +22,21 @@ PixelType = Literal["uint8", "uint16", "float32"]
 
 # How many pictures of a set are looked at to learn what kind of pixels it holds.
 _PROBES = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """A decoded picture, and what its file says about it.
+
+    Attributes:
+        pixels: as of :meth:`PictureSet.read`.
+        bits: of each value as stored; DICOM's Bits Stored, which may be fewer than those of the pixels.
+        patient: DICOM's Patient ID; never to be shown.
+    """
+
+    pixels: NDArray[np.generic]
+    bits: int
+    patient: str | None = None
 
 
 class PictureSet(ABC):
@@ -52,6 +69,31 @@ class PictureSet(ABC):
             SourceError: the picture cannot be read.
         """
 
+    def look(self, index: int) -> Look:
+        """Decode one picture, and say what its file says about it.
+
+        Raises:
+            SourceError: the picture cannot be read.
+        """
+        pixels = self.read(index)
+        return Look(pixels, 8 * pixels.dtype.itemsize)
+
+    def bulk(self, index: int) -> Hashable:
+        """Something that is quickly had, and equal where what is stored of two pictures is equal: the size of a file.
+
+        Raises:
+            OSError: the picture is gone.
+        """
+        raise NotImplementedError
+
+    def stamp(self, index: int) -> str | None:
+        """A name of the picture's stored bytes, which changes when they do; None where decoding costs nothing.
+
+        Raises:
+            OSError: the picture is gone.
+        """
+        return None
+
 
 class ArrayPictures(PictureSet):
     """Pictures in memory.
@@ -73,6 +115,9 @@ class ArrayPictures(PictureSet):
     def read(self, index: int) -> NDArray[np.generic]:
         picture: NDArray[np.generic] = self.images[index]
         return picture if picture.ndim == 3 else picture[..., None]
+
+    def bulk(self, index: int) -> Hashable:
+        return zlib.crc32(memoryview(np.ascontiguousarray(self.images[index])))
 
 
 @dataclass(frozen=True)
@@ -99,60 +144,52 @@ class FilePictures(PictureSet):
         return f"{sample.path} frame {sample.frame}" if sample.frame else str(sample.path)
 
     def read(self, index: int) -> NDArray[np.generic]:
+        return read_file(self.samples[index].path, self.samples[index].frame)
+
+    def look(self, index: int) -> Look:
+        return look_at_file(self.samples[index].path, self.samples[index].frame)
+
+    def bulk(self, index: int) -> Hashable:
+        return self.samples[index].path.stat().st_size, self.samples[index].frame
+
+    def stamp(self, index: int) -> str | None:
         sample = self.samples[index]
-        if not looks_like_dicom(sample.path):
-            if sample.frame:
-                raise SourceError(f"{sample.path} is an image and has no frame {sample.frame}")
-            return read_image(sample.path)
-        with DicomImage(sample.path) as image:
-            if sample.frame >= len(image):
-                raise SourceError(f"{sample.path} has {len(image)} frames and no frame {sample.frame}")
-            return image.frame(sample.frame)
+        stat = sample.path.stat()
+        return f"{sample.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{sample.frame}"
 
 
-class PickedPictures(PictureSet):
-    """Some pictures of a set, in an order of their own. They keep their names, and nothing is copied.
+def read_file(path: Path, frame: int = 0) -> NDArray[np.generic]:
+    """Decode a picture from an image or DICOM file, as :meth:`PictureSet.read` does."""
+    with _opened(path, frame) as image:
+        return read_image(path) if image is None else image.frame(frame)
 
-    Args:
-        pictures: the set.
-        indices: integers (M,) into it.
+
+def look_at_file(path: Path, frame: int = 0) -> Look:
+    """The same for :meth:`PictureSet.look`."""
+    with _opened(path, frame) as image:
+        if image is None:
+            pixels = read_image(path)
+            return Look(pixels, 8 * pixels.dtype.itemsize)
+        patient = str(image.header.get("PatientID") or "").strip() or None
+        return Look(image.frame(frame), int(image.metadata(frame)["bits_stored"]), patient)
+
+
+@contextmanager
+def _opened(path: Path, frame: int) -> Iterator[DicomImage | None]:
+    """A DICOM file that has this frame; None for an image file.
+
+    Raises:
+        SourceError: it cannot be opened, or has no such frame.
     """
-
-    def __init__(self, pictures: PictureSet, indices: NDArray[np.intp]) -> None:
-        self.pictures = pictures
-        self.indices = indices
-        self.labels = pictures.labels[indices]
-        if pictures.groups is not None:
-            self.groups = tuple(pictures.groups[index] for index in indices)
-
-    def name(self, index: int) -> str:
-        return self.pictures.name(int(self.indices[index]))
-
-    def read(self, index: int) -> NDArray[np.generic]:
-        return self.pictures.read(int(self.indices[index]))
-
-
-class JoinedPictures(PictureSet):
-    """Sets one after the other."""
-
-    def __init__(self, sets: Sequence[PictureSet]) -> None:
-        self.sets = tuple(sets)
-        self.labels = np.concatenate([pictures.labels for pictures in sets])
-        self._starts = np.cumsum([0, *map(len, sets)])
-        if any(pictures.groups is not None for pictures in sets):
-            self.groups = tuple(group for pictures in sets for group in (pictures.groups or (None,) * len(pictures)))
-
-    def name(self, index: int) -> str:
-        pictures, inner = self._find(index)
-        return pictures.name(inner)
-
-    def read(self, index: int) -> NDArray[np.generic]:
-        pictures, inner = self._find(index)
-        return pictures.read(inner)
-
-    def _find(self, index: int) -> tuple[PictureSet, int]:
-        place = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.sets[place], index - int(self._starts[place])
+    if not looks_like_dicom(path):
+        if frame:
+            raise SourceError(f"{path} is an image and has no frame {frame}")
+        yield None
+        return
+    with DicomImage(path) as image:
+        if frame >= len(image):
+            raise SourceError(f"{path} has {len(image)} frames and no frame {frame}")
+        yield image
 
 
 def pixel_type(pictures: PictureSet) -> PixelType:
