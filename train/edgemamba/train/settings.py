@@ -13,6 +13,7 @@ from edgemamba.train.data.transforms import Augmentation
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 Monitor = Literal["top1", "auc", "loss"]
+Strategy = Literal["auto", "ddp", "fsdp"]
 #: What ``freeze`` is where only the classifier is trained.
 ALL_BUT_HEAD: Literal["all-but-head"] = "all-but-head"
 
@@ -25,8 +26,11 @@ class TrainingSettings(BaseModel):
         model: a registered name; ``config`` holds the fields of its configuration that differ from the registered ones.
         data: path of the data set; ``val_fraction`` and ``fold`` as in :func:`~edgemamba.train.data.open_dataset`.
         out: folder of the run.
+        balanced: draw each class equally often in training, whatever its share of the pictures.
+        cache: keep decoded pictures: ``none``, ``ram`` or a folder, of ``cache_gb`` (10^9 bytes) at most.
+        strict_data: refuse data in which a picture or a patient lies in two parts, instead of a warning.
         image_size: (height, width) in pixels; None for the model's own.
-        batch_size: of each device.
+        batch_size: of each device; ``accumulate`` batches make one update, as if they were one.
         optimizer: a name of timm's ``create_optimizer_v2``; ``betas`` and ``opt_eps`` where they are not its own.
         lr: the peak; for a total batch of ``lr_batch`` where that is given, see :meth:`peak_lr`.
         layer_decay: the rate of a layer is this much of the next one's; the classifier has the whole rate.
@@ -39,6 +43,9 @@ class TrainingSettings(BaseModel):
         freeze: the stem and so many stages are not trained; :data:`ALL_BUT_HEAD` trains the classifier alone.
         ema: keep an exponential moving average of the weights; it is what is validated, and what is exported.
         monitor: what ``best.ckpt`` is best in; the run ends after ``patience`` epochs without a better one.
+        strategy: of several devices: ``ddp`` (``auto`` too) keeps the whole model on each, ``fsdp`` a share of it.
+        compile: translate the model with ``torch.compile``.
+        checkpoint_minutes: save ``last.ckpt`` within an epoch when so much time has passed; 0 saves at ends of epochs only.
         limit_train_batches: stop each epoch after so many batches, for smoke tests.
     """
 
@@ -52,8 +59,13 @@ class TrainingSettings(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
     val_fraction: float | None = None
     fold: tuple[int, int] | None = None
+    balanced: bool = False
+    cache: str = "none"
+    cache_gb: float = Field(default=8.0, gt=0)
+    strict_data: bool = False
     image_size: tuple[int, int] | None = None
     batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     optimizer: str = "adamw"
     betas: tuple[float, float] | None = None
     opt_eps: float | None = Field(default=None, gt=0)
@@ -84,6 +96,9 @@ class TrainingSettings(BaseModel):
     accelerator: str = "auto"
     devices: str = "auto"
     nodes: int = Field(default=1, ge=1)
+    strategy: Strategy = "auto"
+    compile: bool = False
+    checkpoint_minutes: float = Field(default=10, ge=0)
     workers: int = Field(default=2, ge=0)
     limit_train_batches: int | None = Field(default=None, ge=1)
 
@@ -121,7 +136,7 @@ class TrainingSettings(BaseModel):
             first = error.errors()[0]
             name = [part for part in first["loc"] if isinstance(part, str)][-1]
             option = _OPTIONS.get(name, name).replace("_", "-")
-            raise TrainingError(f"--{option} is {first['input']!r}: {first['msg']}") from None
+            raise TrainingError(f"--{option} is {first['input']!r}: {first["msg"].removeprefix("Value error, ")}") from None
         if (settings.mixup or settings.cutmix) and settings.batch_size % 2:
             raise TrainingError(f"--batch-size is {settings.batch_size}: mixup and cutmix pair pictures, make it even")
         return settings
@@ -183,9 +198,14 @@ _OPTIONS = {"optimizer": "opt", "scheduler": "sched", "config": "set", "fold": "
 _MAY_CHANGE = frozenset(
     {
         "data",
+        "cache",
+        "cache_gb",
+        "strict_data",
         "out",
         "epochs",
         "checkpoint",
+        "compile",
+        "checkpoint_minutes",
         "accelerator",
         "devices",
         "nodes",
