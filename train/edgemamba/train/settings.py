@@ -136,7 +136,8 @@ class TrainingSettings(BaseModel):
             first = error.errors()[0]
             name = [part for part in first["loc"] if isinstance(part, str)][-1]
             option = _OPTIONS.get(name, name).replace("_", "-")
-            raise TrainingError(f"--{option} is {first['input']!r}: {first["msg"].removeprefix("Value error, ")}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise TrainingError(f"--{option} is {first['input']!r}: {message}") from None
         if (settings.mixup or settings.cutmix) and settings.batch_size % 2:
             raise TrainingError(f"--batch-size is {settings.batch_size}: mixup and cutmix pair pictures, make it even")
         return settings
@@ -148,7 +149,7 @@ class TrainingSettings(BaseModel):
 
     def step_pictures(self, ranks: int) -> int:
         """Pictures between two updates of the weights, on all ranks together."""
-        return self.batch_size * ranks
+        return self.batch_size * self.accumulate * ranks
 
     @property
     def folder(self) -> Path:
