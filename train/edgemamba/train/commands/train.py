@@ -15,6 +15,7 @@ from edgemamba.train.settings import TrainingSettings
 from edgemamba.train.training import TrainingResult
 from edgemamba.train.training import train as run_training
 
+_DATA = "Data"
 _MODEL = "Model"
 _OPTIMISATION = "Optimisation"
 _AUGMENTATION = "Augmentation"
@@ -32,6 +33,17 @@ def train(
     val_fraction: Annotated[
         float | None, typer.Option(help="Hold this share of each class out for validation, patients kept together.")
     ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Draw each class equally often in training.", rich_help_panel=_DATA)
+    ] = False,
+    cache: Annotated[
+        str, typer.Option(metavar="none|ram|DIR", help="Keep decoded pictures.", rich_help_panel=_DATA)
+    ] = "none",
+    cache_gb: Annotated[float, typer.Option(help="Of the cache, at most.", rich_help_panel=_DATA)] = 8.0,
+    strict_data: Annotated[
+        bool,
+        typer.Option("--strict-data", help="Refuse pictures or patients in two parts.", rich_help_panel=_DATA),
+    ] = False,
     image_size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Input size in pixels.", rich_help_panel=_MODEL)
     ] = None,
@@ -44,6 +56,9 @@ def train(
     ] = None,
     drop_path: Annotated[float | None, typer.Option(help="Stochastic depth.", rich_help_panel=_MODEL)] = None,
     batch_size: Annotated[int, typer.Option(help="Of each device.", rich_help_panel=_OPTIMISATION)] = 64,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches that make one update, as if they were one.", rich_help_panel=_OPTIMISATION)
+    ] = 1,
     lr: Annotated[float, typer.Option(help="Peak learning rate.", rich_help_panel=_OPTIMISATION)] = 5e-4,
     weight_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 0.05,
     opt: Annotated[str, typer.Option(help="Any optimiser of timm's.", rich_help_panel=_OPTIMISATION)] = "adamw",
@@ -81,6 +96,16 @@ def train(
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...", rich_help_panel=_MACHINE)] = "auto",
     devices: Annotated[str, typer.Option(help="How many, or which (0,2).", rich_help_panel=_MACHINE)] = "auto",
     nodes: Annotated[int, typer.Option(help="Machines, under torchrun.", rich_help_panel=_MACHINE)] = 1,
+    strategy: Annotated[
+        str,
+        typer.Option(metavar="auto|ddp|fsdp", help="Whole models on the devices, or shares.", rich_help_panel=_MACHINE),
+    ] = "auto",
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Translate the model with torch.compile.", rich_help_panel=_MACHINE)
+    ] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Save last.ckpt within epochs this often; 0 is off.", rich_help_panel=_MACHINE)
+    ] = 10,
     workers: Annotated[int, typer.Option(help="Decoding processes of each device.", rich_help_panel=_MACHINE)] = 2,
     seed: Annotated[int, typer.Option(rich_help_panel=_MACHINE)] = 0,
     limit_train_batches: Annotated[
@@ -106,8 +131,13 @@ def train(
         epochs=epochs,
         config=parse_assignments(set_ or []),
         val_fraction=val_fraction,
+        balanced=balanced,
+        cache=cache,
+        cache_gb=cache_gb,
+        strict_data=strict_data,
         image_size=parse_size(image_size) if image_size else None,
         batch_size=batch_size,
+        accumulate=accumulate,
         optimizer=opt,
         lr=lr,
         weight_decay=weight_decay,
@@ -137,6 +167,9 @@ def train(
         accelerator=accelerator,
         devices=devices,
         nodes=nodes,
+        strategy=strategy,
+        compile=compile_,
+        checkpoint_minutes=checkpoint_minutes,
         workers=workers,
         limit_train_batches=limit_train_batches,
     )
