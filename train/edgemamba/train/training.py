@@ -27,14 +27,17 @@ from timm.optim import list_optimizers
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.runtime.extras import require
 from edgemamba.train.averaging import MovingAverage
-from edgemamba.train.checkpoint import load_checkpoint
+from edgemamba.train.checkpoint import load_checkpoint, read_training_checkpoint
+from edgemamba.train.checkpoint_writing import NO_ROOM, AtomicCheckpoints, remove_parts
 from edgemamba.train.classifier import Classifier
 from edgemamba.train.data import PARTS, ImageDataset, open_dataset
+from edgemamba.train.data.cache import cached
 from edgemamba.train.data.module import PicturesModule
 from edgemamba.train.data.pictures import pixel_type
+from edgemamba.train.distribution import trainer_options
 from edgemamba.train.evaluation import evaluate
 from edgemamba.train.history import History, Row
-from edgemamba.train.interruption import SaveOnInterrupt
+from edgemamba.train.interruption import SaveWithinEpoch
 from edgemamba.train.metrics import Scores
 from edgemamba.train.models.backbone import Backbone
 from edgemamba.train.progress import EpochProgress
@@ -138,13 +141,15 @@ def train(
         )
     check_names(settings)
     pl.seed_everything(settings.seed, workers=True, verbose=False)
-    dataset = open_dataset(settings.data, val_fraction=settings.val_fraction, seed=settings.seed)
+    dataset = open_dataset(settings.data, val_fraction=settings.val_fraction, fold=settings.fold, seed=settings.seed)
+    dataset = cached(
+        dataset,
+        settings.cache,
+        settings.cache_gb,
+        lambda line: console.print(line, highlight=False, soft_wrap=True),
+    )
     model = build_model(settings, len(dataset.class_names))
     model.preprocessing = model.preprocessing.model_copy(update={"dtype": pixel_type(dataset.train)})
-    checkpoint = None
-    if resume is not None:
-        checkpoint = find_checkpoint(resume, settings)
-        check_resumable(checkpoint, settings, dataset.class_names)
     data = PicturesModule(
         dataset,
         model.preprocessing,
@@ -152,6 +157,7 @@ def train(
         batch_size=settings.batch_size,
         workers=settings.workers,
         seed=settings.seed,
+        balanced=settings.balanced,
     )
 
     def tell_unreadable(name: str, reason: str) -> None:
@@ -176,24 +182,33 @@ def train(
         )
         for filename, monitor in (("best", f"val_{settings.monitor}"), ("last", None))
     )
-    interrupt = SaveOnInterrupt(settings.last, lambda text: console.print(text, highlight=False, soft_wrap=True))
+    within = SaveWithinEpoch(
+        settings.last,
+        settings.checkpoint_minutes * 60,
+        lambda text: console.print(text, highlight=False, soft_wrap=True),
+    )
     with _quiet():
         trainer = _trainer(
             settings,
             [
                 *([MovingAverage(settings.ema_decay)] if settings.ema else []),
                 history,
-                interrupt,
+                within,
                 EpochProgress(console, history),
                 keep_best,
                 keep_last,
             ],
         )
+        checkpoint = None
+        if resume is not None:
+            checkpoint = find_checkpoint(resume, settings)
+            check_resumable(checkpoint, settings, dataset.class_names, trainer.world_size)
         if trainer.is_global_zero:
             settings.write()
+            remove_parts(settings.checkpoints)
             _announce(console, dataset, model, trainer)
         try:
-            with interrupt.installed():
+            with within.installed():
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except KeyboardInterrupt:
             if trainer.is_global_zero and settings.last.exists():
@@ -205,11 +220,18 @@ def train(
             raise
         except MisconfigurationException as error:
             raise TrainingError(str(error)) from None
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise TrainingError(
+                f"{settings.folder} cannot be written: {error.strerror}; make room, then go on with --resume auto"
+            ) from None
     if not trainer.is_global_zero:
         return None
 
     best = settings.checkpoints / "best.ckpt"
-    load_checkpoint(model, best)
+    # Not the trained model itself: that may be sharded between ranks that are no longer here, or compiled.
+    model, _, _ = read_training_checkpoint(best)
     model.to(trainer.strategy.root_device)
     classes = len(dataset.class_names)
     val = evaluate(model, data.evaluation_loader(dataset.val), classes)
@@ -246,11 +268,12 @@ def _trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl.Tra
     try:
         return pl.Trainer(
             accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
+            **trainer_options(settings),
+            plugins=[AtomicCheckpoints()],
             precision=settings.precision,
             max_epochs=settings.epochs,
             limit_train_batches=settings.limit_train_batches,
+            accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip_grad,
             callbacks=callbacks,
             logger=TensorBoardLogger(settings.folder, name="tensorboard", version="", default_hp_metric=False),

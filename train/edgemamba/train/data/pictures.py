@@ -117,7 +117,7 @@ class ArrayPictures(PictureSet):
         return picture if picture.ndim == 3 else picture[..., None]
 
     def bulk(self, index: int) -> Hashable:
-        return zlib.crc32(memoryview(np.ascontiguousarray(self.images[index])))
+        return zlib.crc32(self.images[index].tobytes())
 
 
 @dataclass(frozen=True)
