@@ -9,6 +9,7 @@ import torch
 from timm.utils import ModelEmaV3
 
 from edgemamba.train.classifier import Classifier
+from edgemamba.train.distribution import Sharded, load_whole_state, whole_state
 
 _RAW = "trained_state_dict"
 _PREFIX = "model."
@@ -33,6 +34,8 @@ class MovingAverage(pl.Callback):
             assert isinstance(pl_module, Classifier)
             self.average = ModelEmaV3(pl_module.model, decay=self.decay, use_warmup=True).requires_grad_(False)
             average = self.average.module
+            if isinstance(trainer.strategy, Sharded):
+                trainer.strategy.shard(average)
             pl_module.evaluated = lambda: average
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -55,7 +58,7 @@ class MovingAverage(pl.Callback):
     ) -> None:
         assert self.average is not None
         checkpoint[_RAW] = checkpoint["state_dict"]
-        average = {_PREFIX + name: value for name, value in self.average.module.state_dict().items()}
+        average = {_PREFIX + name: value for name, value in whole_state(self.average.module).items()}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **average}
 
     def on_load_checkpoint(
@@ -68,5 +71,5 @@ class MovingAverage(pl.Callback):
             for name, value in checkpoint["state_dict"].items()
             if name.startswith(_PREFIX)
         }
-        self.average.module.load_state_dict(average)
-        pl_module.load_state_dict(checkpoint[_RAW])
+        load_whole_state(self.average.module, average)
+        load_whole_state(pl_module, checkpoint[_RAW])

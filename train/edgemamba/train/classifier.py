@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.data import Mixup
-from timm.loss import SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
@@ -23,9 +22,12 @@ from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.checkpoint import METADATA_KEY, training_metadata
 from edgemamba.train.data.loading import Batch
 from edgemamba.train.data.module import PicturesModule
+from edgemamba.train.divergence import not_finite, save_batch
+from edgemamba.train.fine_tuning import Patience, class_weights, create_optimizer, freeze, keep_frozen
+from edgemamba.train.distribution import align_buffers, gather, prepare, release
 from edgemamba.train.metrics import ClassificationMetrics
 from edgemamba.train.models.backbone import Backbone
-from edgemamba.train.resuming import SETTINGS_KEY
+from edgemamba.train.resuming import LOSS_KEY, SETTINGS_KEY, WORLD_SIZE_KEY
 from edgemamba.train.settings import TrainingSettings
 
 
@@ -38,10 +40,12 @@ class Classifier(pl.LightningModule):
         class_names: of the data set; checkpoints carry them.
         on_unreadable: told the name of each picture that could not be read, and the reason, once.
 
-    Every training step seeds the random generators by (seed, step, rank), so that drop path and mixup draw the same
+    Every batch seeds the random generators by (seed, update, rank, batch of the update), so that drop path and mixup draw the same
     whether or not the run was interrupted before. What validation looks at is :attr:`evaluated`, which the moving average
     replaces.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -52,13 +56,15 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model: Backbone = model
+        freeze(model, settings.freeze)
         self.settings = settings
         self.class_names = tuple(class_names)
         self.on_unreadable = on_unreadable
         # A function, because assigning the average itself would register it as a submodule.
         self.evaluated: Callable[[], nn.Module] = lambda: self.model
         self.mixup: Mixup | None = None
-        self.loss: nn.Module = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+        # No part of checkpoints: they follow from the settings and the data.
+        self.register_buffer("class_weights", None, persistent=False)
         if settings.mixup or settings.cutmix:
             self.mixup = Mixup(
                 mixup_alpha=settings.mixup,
@@ -66,17 +72,36 @@ class Classifier(pl.LightningModule):
                 label_smoothing=settings.label_smoothing,
                 num_classes=len(class_names),
             )
-            self.loss = SoftTargetCrossEntropy()
         self.train_loss = MeanMetric()
         self.metrics = ClassificationMetrics(len(class_names))
         self._scheduler: Scheduler | None = None
+        self._batch: tuple[Tensor, Tensor] | None = None
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [] if self.settings.patience is None else [Patience(self.settings)]
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            data: PicturesModule = self.trainer.datamodule  # type: ignore[attr-defined]
+            counts = data.dataset.counts()["train"]
+            self.class_weights = class_weights(self.settings.class_weights, self.class_names, counts)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if mode:
+            keep_frozen(self.model)
+        return self
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.evaluated()(pixels)
         return logits
 
+    def configure_model(self) -> None:
+        prepare(self.model, self.trainer.strategy, compiled=self.settings.compile)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        entropy = (self.settings.seed, self.global_step, self.global_rank)
+        part = batch_idx % self.settings.accumulate
+        entropy = (self.settings.seed, self.global_step, self.global_rank, part)
         first, second = np.random.SeedSequence(entropy).generate_state(2).tolist()
         random.seed(first)
         np.random.seed(second)
@@ -87,19 +112,34 @@ class Classifier(pl.LightningModule):
         pixels, labels = batch.pixels, batch.labels
         if self.mixup is not None:
             pixels, labels = self.mixup(pixels, labels)
-        loss: Tensor = self.loss(self.model(pixels).float(), labels)
+            smoothing = 0.0  # mixup smoothed the labels
+        else:
+            smoothing = self.settings.label_smoothing
+        loss = F.cross_entropy(
+            self.model(pixels).float(), labels, weight=self.class_weights, label_smoothing=smoothing
+        )
+        self._batch = pixels, labels
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.global_step} (epoch {self.current_epoch}): training diverged and was "
-                "stopped, and the last checkpoint is intact; try a lower --lr, a longer --warmup-epochs, or --precision 32"
-            )
+            self._diverged(f"the loss is {value}")
         self.train_loss.update(value, weight=len(pixels))
         self.log("train_step_loss", loss.detach(), prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def _diverged(self, what: str) -> NoReturn:
+        """Save the last batch, and stop."""
+        assert self._batch is not None
+        where = save_batch(
+            self.settings.folder, *self._batch, step=self.global_step, epoch=self.current_epoch, rank=self.global_rank
+        )
+        raise TrainingError(
+            f"{what} at step {self.global_step} (epoch {self.current_epoch}): training diverged and was stopped; the last "
+            f"checkpoint is intact, and the batch is in {where}; try a lower --lr, a longer --warmup-epochs, or "
+            "--precision 32"
+        )
 
     def on_train_epoch_end(self) -> None:
         self.log("train_loss", self.train_loss.compute())
@@ -110,7 +150,12 @@ class Classifier(pl.LightningModule):
         if len(batch.pixels):
             self.metrics.update(self(batch.pixels).float(), batch.labels)
 
+    def on_validation_epoch_start(self) -> None:
+        align_buffers(self.evaluated(), self.trainer.strategy)
+        gather(self.evaluated())
+
     def on_validation_epoch_end(self) -> None:
+        release(self.evaluated())
         scores = self.metrics.compute()
         self.metrics.reset()
         self.log_dict(
@@ -125,16 +170,13 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
-        try:
-            optimizer = create_optimizer_v2(
-                self.model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
-            )
-        except (ValueError, KeyError, AssertionError) as error:
-            raise TrainingError(f"--opt {settings.optimizer}: {error}") from None
+        peak = settings.peak_lr(self.trainer.world_size)
+        optimizer = create_optimizer(self.model, settings, peak)
         # Not trainer.estimated_stepping_batches: that sets the loader up before its state is restored.
         updates = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
         if settings.limit_train_batches is not None:
             updates = min(updates, settings.limit_train_batches)
+        updates = math.ceil(updates / settings.accumulate)
         try:
             scheduler, _ = create_scheduler_v2(
                 optimizer,
@@ -142,8 +184,10 @@ class Classifier(pl.LightningModule):
                 num_epochs=settings.epochs,
                 # A warm-up as long as the run leaves nothing to train with.
                 warmup_epochs=min(settings.warmup_epochs, settings.epochs / 5),  # type: ignore[arg-type]
-                warmup_lr=min(1e-6, settings.lr),
-                min_lr=min(settings.min_lr, settings.lr),
+                warmup_lr=min(1e-6, peak),
+                min_lr=min(settings.min_lr, peak),
+                decay_milestones=settings.milestones or (90, 180, 270),  # type: ignore[arg-type]
+                decay_rate=settings.decay_rate,
                 step_on_epochs=False,
                 updates_per_epoch=updates,
             )
@@ -158,13 +202,23 @@ class Classifier(pl.LightningModule):
         scheduler.step_update(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if (name := not_finite(self.model)) is not None:
+            self._diverged(f"{name} is not finite")
         checkpoint[METADATA_KEY] = training_metadata(self.model, self.class_names)
         checkpoint[SETTINGS_KEY] = self.settings.model_dump(mode="json")
+        checkpoint[WORLD_SIZE_KEY] = self.trainer.world_size
+        # Of the batches so far; a run that is resumed within an epoch reports the loss of all of it.
+        with self.train_loss.sync_context():
+            total, weight = float(self.train_loss.mean_value), float(self.train_loss.weight)
+        checkpoint[LOSS_KEY] = [total / weight, weight] if weight else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # timm's schedules are functions of the update's number. Restoring their old settings would only keep a
         # run that is resumed for more epochs from following its new schedule.
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint.get("lr_schedulers", [])]
+        if checkpoint[LOSS_KEY] is not None and self.trainer.is_global_zero:
+            mean, weight = checkpoint[LOSS_KEY]
+            self.train_loss.update(mean, weight=weight)
 
     def on_train_start(self) -> None:
         if self._scheduler is not None:

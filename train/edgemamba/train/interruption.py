@@ -1,34 +1,50 @@
-"""Ctrl-C: finish the step, save, stop."""
+"""Checkpoints within an epoch: at Ctrl-C, and every so often."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 
-class SaveOnInterrupt(pl.Callback):
-    """Turns the first Ctrl-C into a checkpoint at the end of the running step; a second one stops at once.
+class _Wish(IntEnum):
+    """What a rank wants after a step; the greatest of all ranks' is done."""
+
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
+
+
+class SaveWithinEpoch(pl.Callback):
+    """Saves at the end of a step: when it is time, and at the first Ctrl-C, which then stops the run. A second one stops
+    at once.
 
     Where Lightning is interrupted, the optimiser may have updated half of the weights. A checkpoint from the end of a
     step is exact, and the run goes on with the very next batch. During validation the first Ctrl-C lets the epoch end,
-    whose checkpoint is then the last.
+    whose checkpoint is then the last. Of several ranks one alone may be asked, or be first: they agree after every step.
 
     Args:
         path: of the checkpoint.
+        seconds: between two checkpoints; 0 leaves them to Ctrl-C and the ends of epochs.
         notify: told that the request was seen.
     """
 
-    def __init__(self, path: Path, notify: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, seconds: float, notify: Callable[[str], None]) -> None:
         self.path = path
+        self.seconds = seconds
         self.notify = notify
         self.requested = False
+        self._saved = 0.0
+        self._step = 0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -57,14 +73,41 @@ class SaveOnInterrupt(pl.Callback):
         self.requested = True
         self.notify("interrupted: saving after this step (Ctrl-C again stops at once)")
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = time.monotonic()
+        self._step = trainer.global_step
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._saved = time.monotonic()
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The last step of an epoch is followed by validation and the epoch's own checkpoint.
-        if self.requested and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        # Between two updates there are gradients that no checkpoint holds. The last step of an epoch is followed by
+        # validation and the epoch's own checkpoint.
+        if trainer.global_step == self._step or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        self._step = trainer.global_step
+        wish = self._agreed(trainer)
+        if wish is not _Wish.GO_ON:
             trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
+        if wish is _Wish.STOP:
+            self._stop()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
+        if self._agreed(trainer) is _Wish.STOP:
+            self._stop()
+
+    def _agreed(self, trainer: pl.Trainer) -> _Wish:
+        """What all ranks do now; the first rank's clock is the one that counts."""
+        due = trainer.is_global_zero and 0 < self.seconds <= time.monotonic() - self._saved
+        wish = _Wish.STOP if self.requested else _Wish.SAVE if due else _Wish.GO_ON
+        if trainer.world_size == 1:
+            return wish
+        return _Wish(int(trainer.strategy.reduce(torch.tensor(wish, device=trainer.strategy.root_device), reduce_op="max")))
+
+    def _stop(self) -> None:
+        self.requested = True  # by this rank or another: what Lightning makes of the interrupt is ours to undo
+        raise KeyboardInterrupt

@@ -11,6 +11,8 @@ from edgemamba.train.settings import TrainingSettings
 
 #: Key of the run's settings in its checkpoints.
 SETTINGS_KEY = "edgemamba_settings"
+#: Key of the number of processes, and of [mean, pictures] of the training loss in an epoch that is not over.
+WORLD_SIZE_KEY, LOSS_KEY = "edgemamba_world_size", "edgemamba_train_loss"
 
 
 def find_checkpoint(resume: str, settings: TrainingSettings) -> Path:
@@ -26,21 +28,28 @@ def find_checkpoint(resume: str, settings: TrainingSettings) -> Path:
     return path
 
 
-def check_resumable(path: Path, settings: TrainingSettings, class_names: Sequence[str]) -> None:
-    """Refuse to resume from a checkpoint of another run.
+def check_resumable(path: Path, settings: TrainingSettings, class_names: Sequence[str], world_size: int) -> None:
+    """Refuse to resume from a checkpoint of another run, or on another number of devices than it was written on.
+
+    Other devices would divide the batches in another way, and draw other numbers: a resumed run is the same run, or none.
 
     Raises:
         CheckpointError: the file is damaged, holds pickled code, or was not written by ``edgemamba train``.
         TrainingError: it was trained with other settings or on other classes, or its run is complete.
     """
     checkpoint = read_file(path)
-    if not {METADATA_KEY, SETTINGS_KEY, "loops", "optimizer_states"} <= set(checkpoint):
+    if not {METADATA_KEY, SETTINGS_KEY, WORLD_SIZE_KEY, LOSS_KEY, "loops", "optimizer_states"} <= set(checkpoint):
         raise CheckpointError(
             f"{path} was not written by `edgemamba train`; use it as a start with --checkpoint instead of --resume"
         )
     settings.check_same(checkpoint[SETTINGS_KEY])
     if list(checkpoint[METADATA_KEY]["class_names"]) != list(class_names):
         raise TrainingError(f"{path} was trained on other classes than those of {settings.data}")
+    if checkpoint[WORLD_SIZE_KEY] != world_size:
+        raise TrainingError(
+            f"{path} was trained on {checkpoint[WORLD_SIZE_KEY]} devices and this run has {world_size}; resume on as many, or "
+            "start a new run from its weights with --checkpoint"
+        )
     # A checkpoint at an epoch's end is written just before Lightning counts the epoch; our loader counts its batches.
     (loader,) = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
     if loader["epoch"] >= settings.epochs:
