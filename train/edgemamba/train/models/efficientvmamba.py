@@ -13,7 +13,7 @@ from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
 from edgemamba.train.models.efficientvmamba_blocks import ConvStage, EVSSBlock, InvertedResidual
 from edgemamba.train.models.es2d import ES2D
-from edgemamba.train.models.layers import LayerNorm2d, Permute, drop_path_rates
+from edgemamba.train.models.layers import LayerNorm2d, Permute, drop_path_rates, initialise_linear
 from edgemamba.train.models.merging import Downsample, make_downsample
 from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.scan_stage import ScanStage
@@ -129,7 +129,8 @@ class EfficientVMamba(Backbone):
             self.classifier["head"] = make_head(self.num_features, config.num_classes)
         for i in self.out_indices:
             self.add_module(f"outnorm{i}", LayerNorm2d(config.dims[i], eps=EPS))
-        self.apply(_initialise)
+        # Parameters that are in no Linear (the stacked ones of SS2D) keep their own start, as upstream.
+        self.apply(initialise_linear)
         self.feature_info = [
             {"num_chs": dim, "reduction": patch * 2**i, "module": f"layers.{i}"} for i, dim in enumerate(config.dims)
         ]
@@ -167,14 +168,6 @@ def make_scan_block(config: EfficientVMambaConfig, dim: int, drop_path: float) -
         else SS2D(dim, config.d_state, config.expand, multiple=config.multiple)
     )
     return EVSSBlock(dim, op, config.mlp_ratio, config.drop_rate, drop_path)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Upstream's model-wide start of Linears; parameters that are in none (the stacked ones of SS2D) keep theirs."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 # Upstream's constructor, keyword -> ours.

@@ -108,3 +108,11 @@ def initial_dt_weight(*shape: int) -> Tensor:
     """(..., D, R) weights of the step size's projection, uniform within R^-0.5."""
     bound = shape[-1] ** -0.5
     return torch.empty(*shape).uniform_(-bound, bound)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """The start that most upstreams give every Linear, for :meth:`torch.nn.Module.apply`: truncated normal, no bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

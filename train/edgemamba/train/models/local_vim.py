@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, RMSNorm, drop_path_rates
+from edgemamba.train.models.layers import DropPath, RMSNorm, drop_path_rates, initialise_linear
 from edgemamba.train.models.local_directions import (
     ALL_DIRECTIONS,
     LOCAL_VIM_TINY,
@@ -108,7 +108,8 @@ class LocalVimBlock(nn.Module):
             config.embed_dim, directions, config.directions is None, config.d_state, config.d_conv, config.expand
         )
         self.drop_path = DropPath(drop_path)
-        self.apply(_initialise)
+        # Upstream's, which leaves no bias to the step sizes, other than in Mamba.
+        self.apply(initialise_linear)
         out_proj = self.mixer.out_proj.weight
         with torch.no_grad():  # so that the stream's variance does not grow with the depth
             nn.init.kaiming_uniform_(out_proj, a=math.sqrt(5)).div_(math.sqrt(config.depth))
@@ -236,14 +237,6 @@ def _norm(config: LocalVimConfig) -> nn.Module:
     """The norm that the configuration names."""
     kind = RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(config.embed_dim, eps=config.norm_eps)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Upstream's start of every Linear, which leaves no bias to the step sizes, other than in Mamba."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 # Upstream's constructor, keyword -> ours.

@@ -14,7 +14,7 @@ from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.attention_gate import BiAttention
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, Permute, drop_path_rates
+from edgemamba.train.models.layers import DropPath, Permute, drop_path_rates, initialise_linear
 from edgemamba.train.models.local_directions import (
     ALL_DIRECTIONS,
     LOCAL_VMAMBA_TINY,
@@ -180,7 +180,8 @@ class LocalVMamba(Backbone):
                 "head": make_head(self.num_features, config.num_classes),
             }
         )
-        self.apply(_initialise)
+        # Parameters that are in no Linear (the stacked ones of SS2D) keep their own start, as upstream.
+        self.apply(initialise_linear)
         self.feature_info = [
             {"num_chs": dim, "reduction": config.patch_size * 2**i, "module": f"layers.{i}"}
             for i, dim in enumerate(config.dims)
@@ -197,14 +198,6 @@ class LocalVMamba(Backbone):
         """(B, h, w, C) -> logits (B, num_classes), or the classifier's input (B, C)."""
         x = x.mean((1, 2))
         return x if pre_logits else self.classifier["head"](x)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Upstream's model-wide start of Linears; parameters that are in none (the stacked ones of SS2D) keep theirs."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 # Upstream's constructor, keyword -> ours.

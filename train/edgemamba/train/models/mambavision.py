@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import LayerNorm2d, drop_path_rates
+from edgemamba.train.models.layers import LayerNorm2d, drop_path_rates, initialise_linear
 from edgemamba.train.models.mambavision_blocks import (
     EPS,
     Attention,
@@ -185,7 +185,8 @@ class MambaVision(Backbone):
         for i in self.out_indices:
             kind = LayerNorm2d if config.out_norm == "layer" else nn.BatchNorm2d
             self.add_module(f"outnorm{i}", kind(config.dims[i], eps=EPS))
-        self.apply(_initialise)
+        # Upstream's, which takes dt_proj's usual start with it.
+        self.apply(initialise_linear)
         if not self.out_indices:
             self.head = make_head(self.num_features, config.num_classes)
         self.feature_info = [
@@ -215,14 +216,6 @@ def make_block(config: MambaVisionConfig, stage: int, index: int, drop_path: flo
         heads = config.num_heads[stage]
         mixer = Attention(dim, heads, config.qkv_bias, config.qk_norm, config.attn_drop_rate, config.drop_rate)
     return Block(dim, mixer, config.mlp_ratio, config.layer_scale, config.drop_rate, drop_path)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Upstream's model-wide start of every Linear, which takes dt_proj's usual one with it."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 # Upstream's constructor, keyword -> ours.

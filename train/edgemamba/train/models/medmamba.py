@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, drop_path_rates
+from edgemamba.train.models.layers import DropPath, drop_path_rates, initialise_linear
 from edgemamba.train.models.merging import PatchMerging
 from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.scan_stage import ScanStage
@@ -161,10 +161,7 @@ def _initialise(module: nn.Module) -> None:
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    initialise_linear(module)
 
 
 def _preprocessing(size: tuple[int, int]) -> Preprocessing:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, drop_path_rates
+from edgemamba.train.models.layers import DropPath, drop_path_rates, initialise_linear
 from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.plain_mamba_mixer import DIRECTIONS, PlainMambaMixer, Walks, walks
 from edgemamba.train.models.position import resize_grid
@@ -150,7 +150,8 @@ class PlainMambaTrunk(nn.Module):
         rates = drop_path_rates(config.drop_path_rate, config.depth)
         self.layers = nn.ModuleList(PlainMambaLayer(config, i, rate) for i, rate in enumerate(rates))
         self.ln1 = nn.LayerNorm(config.embed_dim, eps=1e-6)
-        self.apply(_initialise)
+        # It takes dt_proj with it, which so starts from zero bias instead of Mamba's spread of step sizes, as upstream's.
+        self.apply(initialise_linear)
 
     def forward(self, x: Tensor, maps: list[Tensor] | None, grad_checkpointing: bool) -> Tensor:
         """(B, 3, H, W) -> (B, h, w, C) normalised; ``maps`` gets the layers' results (B, C, h, w)."""
@@ -218,17 +219,6 @@ class PlainMamba(Backbone):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, h, w, C) -> logits (B, num_classes), or the classifier's input (B, C)."""
         return self.head(x, pre_logits)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Upstream's model-wide start of Linears.
-
-    It takes the projections of the step size with it, which so start from zero bias instead of Mamba's spread of step sizes.
-    """
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 _ARCHITECTURES: dict[str, dict[str, Any]] = {

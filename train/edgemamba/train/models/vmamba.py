@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone, make_head
-from edgemamba.train.models.layers import DropPath, LayerNorm2d, Mlp, Permute, drop_path_rates
+from edgemamba.train.models.layers import DropPath, LayerNorm2d, Mlp, Permute, drop_path_rates, initialise_linear
 from edgemamba.train.models.merging import Downsample, make_downsample
 from edgemamba.train.models.options import check_options, check_scan, pair
 from edgemamba.train.models.scan_stage import ScanStage
@@ -163,7 +163,8 @@ class VMamba(Backbone):
             self.classifier["head"] = make_head(self.num_features, config.num_classes)
         for i in self.out_indices:
             self.add_module(f"outnorm{i}", LayerNorm2d(config.dims[i], eps=EPS))
-        self.apply(_initialise)
+        # Parameters that are in no Linear (the stacked ones of SS2D) keep their own start, as upstream.
+        self.apply(initialise_linear)
         self.feature_info = [
             {"num_chs": dim, "reduction": config.stem_stride * 2**i, "module": f"layers.{i}"}
             for i, dim in enumerate(config.dims)
@@ -199,14 +200,6 @@ def make_stem(config: VMambaConfig) -> nn.Sequential:
         to_last,
         nn.LayerNorm(dim, eps=EPS),
     )
-
-
-def _initialise(module: nn.Module) -> None:
-    """Upstream's model-wide start of Linears; parameters that are in none (the stacked ones of SS2D) keep theirs."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 # Upstream's constructor, keyword -> ours.
