@@ -244,8 +244,8 @@ def render(document: dict[str, Any]) -> str:
         "The code of all models is our own, written from descriptions and proved against vectors made with the official code; "
         "weights are their authors' and stay under their licences.",
     ]
-    for family in families().values():
-        mine = (rows.get(name, {}) for name in list_models() if model_entry(name).family == family.name)
+    for family in families("classification").values():
+        mine = (rows.get(name, {}) for name in list_models(task="classification") if model_entry(name).family == family.name)
         own = [row for row in mine if "gmacs" in row]  # a latency alone, where the other measurement failed, is no row
         if not own:
             continue
@@ -267,8 +267,8 @@ def render(document: dict[str, Any]) -> str:
     missed = failures(list(rows.values()))
     lines += ["", "## Not met", "", *([f"- {line}" for line in missed] or ["Every figure above is within its bar."])]
     unmeasured = {
-        "parity": [name for name in list_models() if "gmacs" not in rows.get(name, {})],
-        "latency": [name for name in list_models() if "ort_kernel_ms" not in rows.get(name, {})],
+        "parity": [name for name in list_models(task="classification") if "gmacs" not in rows.get(name, {})],
+        "latency": [name for name in list_models(task="classification") if "ort_kernel_ms" not in rows.get(name, {})],
     }
     lines += ["", *(f"No {kind} was measured for: {', '.join(names)}." for kind, names in unmeasured.items() if names)]
     return "\n".join(lines) + "\n"
@@ -315,7 +315,7 @@ def main() -> int:
     document = json.loads(options.json.read_text()) if options.json.exists() else {"rows": []}
     rows = {row["model"]: row for row in document["rows"]}
     # Small ones first: a run that is stopped leaves most.
-    names = sorted(list_models(options.models), key=lambda name: model_entry(name).params)
+    names = sorted(list_models(options.models, task="classification"), key=lambda name: model_entry(name).params)
     kinds = [options.only] if options.only else ["parity", "latency"]
     marks = {"parity": "gmacs", "latency": "pytorch_reference_ms", "prepare": "pytorch_reference_ms"}
     todo = [(k, n) for k in kinds for n in names if options.again or marks[k] not in rows.get(n, {})]

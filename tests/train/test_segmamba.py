@@ -14,7 +14,8 @@ from golden_capture.segmamba import capture
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgemamba.runtime.errors import ModelError
+from edgemamba.runtime.errors import CheckpointError, ModelError
+from edgemamba.train import create_model, list_models, load_checkpoint
 from edgemamba.train.models.segmamba import SegMamba, SegMambaConfig, check_size, config_from_upstream, recognise
 from edgemamba.train.models.segmamba_mixer import TriOrientedMixer
 from edgemamba.train.scan_orders import scan_order
@@ -150,3 +151,39 @@ def test_exports_at_a_fixed_size_with_one_scan_a_layer() -> None:
     program = torch.export.export(model, (torch.zeros(1, 2, 32, 32, 32),), strict=False)
     scans = [node for node in program.graph.nodes if "selective_scan" in str(node.target)]
     assert len(scans) == sum(TINY.depths)
+
+
+SMALL = {"depths": (1, 1, 1, 1), "feat_size": (4, 6, 8, 8), "hidden_size": 8, "img_size": 32}
+
+
+def test_it_is_made_by_name_and_describes_its_input() -> None:
+    assert list_models("seg*") == list_models(task="segmentation") == ["segmamba"]
+    assert "segmamba" not in list_models(task="classification")
+    model = create_model("segmamba", num_classes=4, in_chans=4, **SMALL)
+    assert (model.task, model.model_name, model.num_classes) == ("segmentation", "segmamba", 4)
+    assert model.volume is not None
+    assert (model.volume.modalities, model.volume.patch) == (("t2w", "t2f", "t1n", "t1c"), (32, 32, 32))
+    assert model(torch.zeros(1, 4, 32, 32, 32)).shape == (1, 4, 32, 32, 32)
+    with pytest.raises(ModelError, match="segmamba is for segmentation"):
+        create_model("segmamba", features_only=True)
+    with pytest.raises(ModelError, match="no option 'image_size'"):
+        create_model("segmamba", image_size=64)
+
+
+@pytest.mark.parametrize("container", ["plain", "module"])
+def test_upstreams_files_are_read(tmp_path: Path, container: str) -> None:
+    source = create_model("segmamba", **SMALL)
+    state = {f"module.{key}": value for key, value in source.state_dict().items()}
+    torch.save(state if container == "plain" else {"model": state}, tmp_path / "w.pt")
+    target = create_model("segmamba", **SMALL)
+    report = load_checkpoint(target, tmp_path / "w.pt")
+    assert report.adapted == {}
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+
+    other = create_model("segmamba", num_classes=2, **SMALL)
+    before = other.out.conv.conv.weight.clone()
+    assert set(load_checkpoint(other, tmp_path / "w.pt").adapted) == {"out.conv.conv.weight", "out.conv.conv.bias"}
+    assert torch.equal(other.out.conv.conv.weight, before)
+
+    with pytest.raises(CheckpointError, match=r"it looks like a SegMamba checkpoint \(segmamba\)"):
+        load_checkpoint(create_model("medmamba_t", dims=(8, 16), depths=(1, 1)), tmp_path / "w.pt")

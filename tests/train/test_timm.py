@@ -50,11 +50,11 @@ def channels_of(features: Tensor, output_fmt: str) -> int:
 
 
 def test_every_family_is_checked_here() -> None:
-    assert {model_entry(name).family for name in SMALL} == set(families())
+    assert {model_entry(name).family for name in SMALL} == set(families("classification"))
 
 
 def test_every_model_is_registered_under_its_name() -> None:
-    assert sorted(timm.list_models("edgemamba_*")) == [f"edgemamba_{name}" for name in list_models()]
+    assert sorted(timm.list_models("edgemamba_*")) == [f"edgemamba_{name}" for name in list_models(task="classification")]
     assert timm.list_models("edgemamba_*", pretrained=True) == []
     assert set(timm_models.__all__) == set(timm.list_models("edgemamba_*"))
     assert timm.is_model("edgemamba_vim_tiny")
@@ -65,7 +65,7 @@ def test_timm_is_not_imported_with_the_package() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(task="classification"))
 def test_the_default_configuration_is_of_the_model(name: str) -> None:
     with torch.device("meta"), torch.inference_mode():
         model = timm.create_model(f"edgemamba_{name}").eval()

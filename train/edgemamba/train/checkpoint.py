@@ -17,7 +17,7 @@ from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.checkpoint_adapting import Grid, fit, problems, renamed
 from edgemamba.train.checkpoint_files import first_line, read_file
 from edgemamba.train.checkpoint_layouts import Which, find_weights
-from edgemamba.train.models.backbone import Backbone
+from edgemamba.train.models.model import Model
 from edgemamba.train.registry import create_model, families
 
 FORMAT = 1
@@ -61,7 +61,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, which: Which = "weights"
     the model is left as it was.
 
     Args:
-        model: a :class:`Backbone` (a classifier, a dense one, or a ``features_only`` one, which takes what it has kept).
+        model: of :func:`~edgemamba.train.create_model` (a classifier, a dense one, a ``features_only`` one, which takes what it has
+            kept, or a segmenter).
         path: of the file.
         which: ``ema`` for the moving average of the weights instead of the weights. Official files that hold both are
             evaluated with the weights; a file that holds nothing but the average is read for either.
@@ -73,16 +74,16 @@ def load_checkpoint(model: nn.Module, path: str | Path, which: Which = "weights"
     path = Path(path)
     if which not in ("weights", "ema"):
         raise CheckpointError(f"which is {which!r}; 'weights' or 'ema' is needed")
-    backbone = _backbone(model)
-    own = backbone.state_dict()
+    inner = _model(model)
+    own = inner.state_dict()
     content = read_file(path)
     found = find_weights(content, path, own, which)
-    fitted = fit(backbone, found.state, _stated_grid(backbone, content))
+    fitted = fit(inner, found.state, _stated_grid(inner, content))
     refusals = problems(own, fitted.state)
     if refusals:
-        other = _other_family(backbone, found.state)
-        raise CheckpointError(f"{path} does not fit {_name(backbone)}{other}: {'; '.join(refusals)}")
-    backbone.load_state_dict(fitted.state, strict=True)
+        other = _other_family(inner, found.state)
+        raise CheckpointError(f"{path} does not fit {_name(inner)}{other}: {'; '.join(refusals)}")
+    inner.load_state_dict(fitted.state, strict=True)
     matched = len(fitted.state.keys() - fitted.adapted.keys())
     return LoadReport(path, found.layout, matched, fitted.adapted, (*found.notes, *fitted.notes))
 
@@ -106,15 +107,15 @@ def count_classes(content: Mapping[str, Any], path: Path, name: str) -> int | No
     return None if weight is None or weight.dim() < 2 else int(weight.shape[0])
 
 
-def _backbone(model: nn.Module) -> Backbone:
-    """The backbone that a model is, or is wrapped around."""
-    inner = model if isinstance(model, Backbone) else getattr(model, "model", None)
-    if not isinstance(inner, Backbone):
+def _model(model: nn.Module) -> Model:
+    """The model of ours that a module is, or is wrapped around."""
+    inner = model if isinstance(model, Model) else getattr(model, "model", None)
+    if not isinstance(inner, Model):
         raise CheckpointError(f"{type(model).__name__} is no model of edgemamba's: make it with create_model")
     return inner
 
 
-def _stated_grid(model: Backbone, content: Mapping[str, Any]) -> Grid | None:
+def _stated_grid(model: Model, content: Mapping[str, Any]) -> Grid | None:
     """Rows and columns of the positions in a checkpoint of our own, which says them; None of any other."""
     metadata = content.get(METADATA_KEY)
     config = metadata.get("config") if isinstance(metadata, Mapping) else None
@@ -128,7 +129,7 @@ def _stated_grid(model: Backbone, content: Mapping[str, Any]) -> Grid | None:
     return grid
 
 
-def _other_family(model: Backbone, state: Mapping[str, Tensor]) -> str:
+def _other_family(model: Model, state: Mapping[str, Tensor]) -> str:
     """ ", it looks like ..." where the keys are of a registered family that is not the model's."""
     for family in families().values():
         if family.recognise(state.keys()) and not isinstance(model.config, family.config):
@@ -140,7 +141,7 @@ def _name(model: nn.Module) -> str:
     return str(getattr(model, "model_name", type(model).__name__))
 
 
-def training_metadata(model: Backbone, class_names: Sequence[str]) -> dict[str, Any]:
+def training_metadata(model: Model, class_names: Sequence[str]) -> dict[str, Any]:
     """What makes a training checkpoint complete: stored under ``METADATA_KEY`` beside Lightning's own entries.
 
     Plain values only, so that the file is read with ``weights_only=True``.
@@ -155,7 +156,7 @@ def training_metadata(model: Backbone, class_names: Sequence[str]) -> dict[str, 
     }
 
 
-def read_training_checkpoint(path: str | Path) -> tuple[Backbone, list[str], Preprocessing]:
+def read_training_checkpoint(path: str | Path) -> tuple[Model, list[str], Preprocessing]:
     """The model of a checkpoint that ``edgemamba train`` wrote, with its weights, in evaluation mode.
 
     Returns:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from edgemamba.train.models.backbone import Backbone
+from edgemamba.train.models.model import Model
 from edgemamba.train.models.position import insert_rows, resize_grid, split_rows, upstream_resize_pos_embed
 from edgemamba.train.registry import Family, families
 
@@ -32,12 +32,12 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
 
-def family_of(model: Backbone) -> Family | None:
+def family_of(model: Model) -> Family | None:
     """The family of a model, by its configuration."""
     return next((family for family in families().values() if isinstance(model.config, family.config)), None)
 
 
-def fit(model: Backbone, state: Mapping[str, Tensor], grid: Grid | None = None) -> Fitted:
+def fit(model: Model, state: Mapping[str, Tensor], grid: Grid | None = None) -> Fitted:
     """Bridge the differences between a checkpoint and a model that are understood; others stay as they are.
 
     - names and shapes that upstream has used at other times (``Family.adapt``); a 1x1 convolution for a Linear;
@@ -83,13 +83,13 @@ def problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str
     return [f"{len(keys)} {kind} ({_shorten(keys)})" for kind, keys in kinds.items() if keys]
 
 
-def renamed(model: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed(model: Model, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dictionary by the names of the model's family, whichever of upstream's names it has."""
     family = family_of(model)
     return dict(state) if family is None or family.adapt is None else family.adapt(state)
 
 
-def _rename(model: Backbone, fitted: Fitted) -> None:
+def _rename(model: Model, fitted: Fitted) -> None:
     state = renamed(model, fitted.state)
     gone = [key for key in fitted.state if key not in state]
     if gone:
@@ -97,7 +97,7 @@ def _rename(model: Backbone, fitted: Fitted) -> None:
     fitted.state = state
 
 
-def _leave_out_absent(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted) -> None:
+def _leave_out_absent(model: Model, own: Mapping[str, Tensor], fitted: Fitted) -> None:
     for path in model.absent_paths():
         keys = [key for key in fitted.state if key.startswith(f"{path}.") and key not in own]
         for key in keys:
@@ -115,12 +115,12 @@ def _adapt_shapes(own: Mapping[str, Tensor], fitted: Fitted) -> None:
             fitted.notes.append(f"{key}: {tuple(value.shape)} read as {tuple(shape)}")
 
 
-def _adapt_classifier(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted) -> None:
+def _adapt_classifier(model: Model, own: Mapping[str, Tensor], fitted: Fitted) -> None:
     name, bias = f"{model.classifier_path}.weight", f"{model.classifier_path}.bias"
     theirs, ours = fitted.state.get(name), own.get(name)
-    if theirs is None or ours is None or theirs.dim() != 2 or ours.dim() != 2:
+    if theirs is None or ours is None or theirs.dim() < 2 or theirs.dim() != ours.dim():
         return
-    if theirs.shape[0] == ours.shape[0] or theirs.shape[1] != ours.shape[1]:
+    if theirs.shape[0] == ours.shape[0] or theirs.shape[1:] != ours.shape[1:]:
         return
     for key in (name, bias):
         if key in own and key in fitted.state:
@@ -130,7 +130,7 @@ def _adapt_classifier(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted
             )
 
 
-def _adapt_dense_norms(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted) -> None:
+def _adapt_dense_norms(model: Model, own: Mapping[str, Tensor], fitted: Fitted) -> None:
     norms = [key for key in own if key.partition(".")[0] in {f"outnorm{i}" for i in model.out_indices}]
     if any(key in fitted.state for key in norms):
         return
@@ -139,7 +139,7 @@ def _adapt_dense_norms(model: Backbone, own: Mapping[str, Tensor], fitted: Fitte
         fitted.adapted[key] = "not in the file, which is a classifier's: left as it was, untrained"
 
 
-def _adapt_positions(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted, grid: Grid | None) -> None:
+def _adapt_positions(model: Model, own: Mapping[str, Tensor], fitted: Fitted, grid: Grid | None) -> None:
     """Resize what was learned or made for another grid."""
     ours_grid: Grid | None = getattr(model.config, "grid", None)
     if ours_grid is None:
@@ -161,7 +161,7 @@ def _adapt_positions(model: Backbone, own: Mapping[str, Tensor], fitted: Fitted,
             )
 
 
-def _resize_tokens(model: Backbone, theirs: Tensor, ours: Tensor, before: Grid | None) -> tuple[Tensor, Grid] | None:
+def _resize_tokens(model: Model, theirs: Tensor, ours: Tensor, before: Grid | None) -> tuple[Tensor, Grid] | None:
     """(1, L, C) rows of another grid's positions for the model's (1, L', C), and that grid; None where that is not it."""
     after: Grid = model.config.grid
     if theirs.dim() != 3 or theirs.shape[0] != 1 or theirs.shape[2] != ours.shape[2] or not theirs.is_floating_point():

@@ -16,9 +16,11 @@ from torch import Tensor
 from edgemamba.runtime.errors import EdgeMambaError, ModelError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.models.backbone import Backbone
+from edgemamba.train.models.model import Model, Task
 
 if TYPE_CHECKING:
     from edgemamba.train.feature_maps import FeatureMaps
+    from edgemamba.train.models.segmamba import SegMamba
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,18 @@ class Family:
         recognise: whether a checkpoint's keys are of this family.
         adapt: a checkpoint's tensors under other names or in other shapes that upstream has used, without wrappers' prefixes
             -> the same under those of the model; what it does not know it leaves. None where there is one form only.
+        task: what its models are for.
     """
 
     name: str
     title: str
     paper: str
     config: type | UnionType
-    build: Callable[[Any], Backbone]
+    build: Callable[[Any], Model]
     from_upstream: Callable[[Mapping[str, Any]], Any]
     recognise: Callable[[Collection[str]], bool]
     adapt: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    task: Task = "classification"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class ModelEntry:
         name: what :func:`create_model` takes.
         family: name of its :class:`Family`.
         config: its options, with the classes it was published with.
-        preprocessing: of its published evaluation.
+        preprocessing: of its published evaluation; None of models of volumes.
         params: number of parameters with that configuration.
         aliases: other names that :func:`create_model` takes: upstream's.
         top1: published top-1 accuracy on ImageNet-1k in per cent; None where there is no such figure.
@@ -65,15 +69,26 @@ class ModelEntry:
     name: str
     family: str
     config: Any
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     params: int
     aliases: tuple[str, ...] = ()
     top1: float | None = None
     source: str = ""
 
+    @property
+    def task(self) -> Task:
+        """What it is for."""
+        return _FAMILIES[self.family].task
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Height and width in pixels; of models of volumes depth, height and width of a patch in voxels."""
+        size: tuple[int, ...] = self.preprocessing.size if self.preprocessing else self.config.img_size
+        return size
+
 
 # One module a family; each registers itself and its models when it is imported.
-_MODULES = ("vim", "medmamba", "vmamba", "efficientvmamba", "mambavision", "local_mamba", "plain_mamba")
+_MODULES = ("vim", "medmamba", "vmamba", "efficientvmamba", "mambavision", "local_mamba", "plain_mamba", "segmamba")
 
 _FAMILIES: dict[str, Family] = {}
 _MODELS: dict[str, ModelEntry] = {}
@@ -98,22 +113,26 @@ def register_model(entry: ModelEntry) -> ModelEntry:
     return entry
 
 
-def families() -> dict[str, Family]:
-    """All registered families by name."""
+def families(task: Task | None = None) -> dict[str, Family]:
+    """All registered families by name; those of one task if one is given."""
     _load()
-    return dict(_FAMILIES)
+    return {name: family for name, family in _FAMILIES.items() if task in (None, family.task)}
 
 
-def list_models(pattern: str | None = None) -> list[str]:
-    """Names of the registered models, sorted; those that match a shell pattern (``"vim*"``) if one is given.
+def list_models(pattern: str | None = None, *, task: Task | None = None) -> list[str]:
+    """Names of the registered models, sorted.
 
-    Aliases match too, and give the name they stand for.
+    Args:
+        pattern: a shell pattern (``"vim*"``) that they match. Aliases match too, and give the name they stand for.
+        task: what they are for: ``classification`` (any of these becomes a segmenter by
+            :func:`~edgemamba.train.models.segmenter.create_segmenter`) or ``segmentation``.
     """
     _load()
-    if pattern is None:
-        return sorted(_MODELS)
-    matching = set(fnmatch.filter(_MODELS, pattern)) | {_ALIASES[alias] for alias in fnmatch.filter(_ALIASES, pattern)}
-    return sorted(matching)
+    matching = set(_MODELS)
+    if pattern is not None:
+        aliases = fnmatch.filter(_ALIASES, pattern)
+        matching = set(fnmatch.filter(_MODELS, pattern)) | {_ALIASES[alias] for alias in aliases}
+    return sorted(name for name in matching if task in (None, _MODELS[name].task))
 
 
 def model_entry(name: str) -> ModelEntry:
@@ -130,6 +149,10 @@ def model_entry(name: str) -> ModelEntry:
 
 
 @overload
+def create_model(  # type: ignore[overload-overlap]  # of a name known only when it runs, callers that care ask for its task
+    name: Literal["segmamba"], num_classes: int | None = None, *, features_only: Literal[False] = False, **options: Any
+) -> SegMamba: ...
+@overload
 def create_model(
     name: str, num_classes: int | None = None, *, features_only: Literal[False] = False, **options: Any
 ) -> Backbone: ...
@@ -139,12 +162,12 @@ def create_model(
 ) -> FeatureMaps: ...
 def create_model(
     name: str, num_classes: int | None = None, *, features_only: bool = False, **options: Any
-) -> Backbone | FeatureMaps:
+) -> Model | FeatureMaps:
     """Make a model with fresh weights.
 
     Args:
         name: a registered name or alias, see :func:`list_models`.
-        num_classes: outputs of the classifier; by default as published; 0 for no classifier.
+        num_classes: outputs; by default as published; 0 for a backbone without a classifier.
         features_only: make it a :class:`edgemamba.train.feature_maps.FeatureMaps`, which returns a list of feature maps;
             ``out_indices`` says which, by default one a stage (of a model with one resolution: those of the last 3 blocks).
             They are the classifier's own, without norms; upstream's dense backbones, with a trained norm for each map, are
@@ -157,6 +180,8 @@ def create_model(
     """
     entry = model_entry(name)
     if features_only:
+        if entry.task != "classification":
+            raise ModelError(f"{entry.name} is for {entry.task}; features_only is for classifiers' backbones")
         from edgemamba.train.feature_maps import FeatureMaps  # imports timm, which takes longer than all the rest
 
         indices = options.pop("out_indices", None)
@@ -176,11 +201,12 @@ def create_model(
         raise ModelError(f"{entry.name} cannot be made with {given}: {error}") from None
     model = _FAMILIES[entry.family].build(config)
     model.model_name = entry.name
-    model.preprocessing = entry.preprocessing.model_copy(update={"size": model.config.img_size})
+    if entry.preprocessing is not None:
+        model.preprocessing = entry.preprocessing.model_copy(update={"size": model.config.img_size})
     return model
 
 
-def model_from_upstream_config(family: str, config: Mapping[str, Any]) -> Backbone:
+def model_from_upstream_config(family: str, config: Mapping[str, Any]) -> Model:
     """Make a model from the keywords of the official code's constructor, as they stand in golden sidecars.
 
     Raises:

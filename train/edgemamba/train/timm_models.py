@@ -33,15 +33,17 @@ __all__: list[str] = []  # timm adds the names that it registers
 def _backbone_class(entry: ModelEntry) -> type[Backbone]:
     """The class that a model is of."""
     build = families()[entry.family].build
-    if isinstance(build, type):
-        return build
-    with torch.device("meta"):
-        return type(build(entry.config))
+    if not isinstance(build, type):
+        with torch.device("meta"):
+            build = type(build(entry.config))
+    assert issubclass(build, Backbone)
+    return build
 
 
 def _default_cfg(entry: ModelEntry) -> dict[str, Any]:
     """What timm calls a pretrained configuration: the published evaluation, and where the first and last layers are."""
     kind, preprocessing = _backbone_class(entry), entry.preprocessing
+    assert preprocessing is not None  # a classifier's
     squash = preprocessing.resize != "center_crop"
     return {
         "input_size": (entry.config.in_chans, *preprocessing.size),
@@ -90,7 +92,7 @@ def _register(entry: ModelEntry) -> None:
     register_with_timm(entrypoint)
 
 
-_ENTRIES = [model_entry(name) for name in list_models()]
+_ENTRIES = [model_entry(name) for name in list_models(task="classification")]
 # timm looks for this name in the module of the functions that it registers.
 default_cfgs = generate_default_cfgs({f"{PREFIX}{entry.name}": _default_cfg(entry) for entry in _ENTRIES})
 for _entry in _ENTRIES:

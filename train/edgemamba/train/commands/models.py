@@ -23,7 +23,7 @@ def models(
     ] = "*",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")] = False,
 ) -> None:
-    """List the backbones that can be created, trained and exported, by family and size.
+    """List the models that can be created, trained and exported, by family and size.
 
     Parameters are counted, classifier included, with the number of classes shown. Top-1 is the published accuracy on
     ImageNet-1k of the official weights, which are not part of this package. --json adds upstream's names.
@@ -51,7 +51,8 @@ def _describe(entry: ModelEntry) -> dict[str, Any]:
         "title": family.title,
         "paper": family.paper,
         "params": entry.params,
-        "input_size": list(entry.preprocessing.size),
+        "task": entry.task,
+        "input_size": list(entry.input_size),
         "num_classes": entry.config.num_classes,
         "d_state": getattr(entry.config, "d_state", None),
         "top1": entry.top1,
@@ -88,7 +89,7 @@ def _table(entries: list[ModelEntry], width: int, source: str, terminal: int) ->
         table.add_row(
             entry.name,
             f"{entry.params / 1e6:.2f} M",
-            "x".join(map(str, entry.preprocessing.size)),
+            "x".join(map(str, entry.input_size)),
             str(entry.config.num_classes),
             "-" if entry.top1 is None else f"{entry.top1:.1f} %",
             entry.source.removeprefix(source).removeprefix(repository).lstrip(",;: "),

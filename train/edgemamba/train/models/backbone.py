@@ -10,35 +10,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgemamba.runtime.errors import ModelError
-from edgemamba.runtime.preprocessing import Preprocessing
-
-# Last components of names of parameters that are no weights of a product: states, skips, positions, and biases that are
-# stacked for several directions and so have more than the one axis by which timm's optimisers know a bias.
-_NO_DECAY = re.compile(
-    r"A(_b)?_log(s|_\d+)?|D(s|_b|_\d+)?|pos_embed|cls_token(_head|_tail)?|direction_Bs|dt_projs_bias"
-)
+from edgemamba.train.models.model import Model
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(Model, ABC):
     """A classification backbone.
 
     A family says where its parts are in these attributes (of the class, or set in ``__init__`` where they depend on the
     configuration), and gets timm's manners for it:
 
     Attributes:
-        classifier_path: name of the last layer, whose keys are ``{classifier_path}.weight`` and ``.bias``.
         norm_path: name of the norm over the last features (a :class:`torch.nn.BatchNorm2d` takes NCHW, others the channels
             last); None where the family has none.
         first_conv: name of the convolution that reads the picture.
         output_fmt: how :meth:`forward_features` lays its result out: ``NHWC``, ``NCHW`` or ``NLC`` (tokens).
         pooling: how :meth:`forward_head` comes from many positions to one, in timm's words: ``avg``, ``token``, ``max``.
 
-    A model has:
+    A model has, beside what :class:`~edgemamba.train.models.model.Model` lists:
 
     Attributes:
-        config: the frozen dataclass it was built from; ``dataclasses.asdict`` makes it JSON.
-        model_name: the registered name it was made by, or the family's.
-        preprocessing: how a picture becomes its input.
         num_classes: outputs of the classifier; 0 where it was removed.
         num_features: channels that the classifier reads.
         feature_info: what maps :meth:`forward_features` can hand out, one entry each, in timm's words: ``num_chs``,
@@ -49,19 +39,13 @@ class Backbone(nn.Module, ABC):
         grad_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
     """
 
-    classifier_path: str = "head"
     norm_path: str | None = None
     first_conv: str = "patch_embed.proj"
     output_fmt: str = "NHWC"
     pooling: str = "avg"
 
-    config: Any
-    model_name: str
-    preprocessing: Preprocessing
-    num_classes: int
     num_features: int
     feature_info: list[dict[str, Any]]
-    out_indices: tuple[int, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,10 +153,6 @@ class Backbone(nn.Module, ABC):
         if self.out_indices and self.norm_path:
             paths.append(self.norm_path)
         return tuple(paths)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that an optimiser should not decay (vectors aside, which it never should)."""
-        return {name for name, _ in self.named_parameters() if _NO_DECAY.fullmatch(name.rpartition(".")[2])}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that put parameters into groups from the first layer to the last, for layer-wise rates of learning.

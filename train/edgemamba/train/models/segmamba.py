@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edgemamba.runtime.errors import ModelError
+from edgemamba.runtime.volumes.card import VolumeCard
+from edgemamba.train.models.model import Model
 from edgemamba.train.models.options import check_options
 from edgemamba.train.models.segmamba_blocks import (
     Convolution,
@@ -22,12 +24,14 @@ from edgemamba.train.models.segmamba_blocks import (
     instance_norm,
 )
 from edgemamba.train.models.segmamba_mixer import TriOrientedMixer
-from edgemamba.train.registry import pick
+from edgemamba.train.registry import Family, ModelEntry, pick, register_family, register_model
 from edgemamba.train.scan_orders import Size, scan_order
 
 # Parts that the third walk of each stage goes through in turn, whatever the size of its input.
 SLICES = (64, 32, 16, 8)
 STRIDE = 2 ** len(SLICES)
+# In the order of upstream's preprocessing of BraTS 2023.
+BRATS_MODALITIES = ("t2w", "t2f", "t1n", "t1c")
 
 
 @dataclass(frozen=True)
@@ -131,19 +135,24 @@ class SegMambaEncoder(nn.Module):
         return maps
 
 
-class SegMamba(nn.Module):
+class SegMamba(Model):
     """SegMamba. Keys of the state are those of the official class (ge-xing/SegMamba).
 
     Attributes:
-        num_classes: outputs for each voxel.
+        volume: names the modalities of BraTS 2023 where there are four of them, else numbers them; each is normalised by a
+            z-score over its voxels that are not 0, as is the custom for BraTS. Set another where the data differ.
         grad_checkpointing: recompute each Mamba layer in the backward pass.
     """
+
+    task = "segmentation"
+    classifier_path = "out.conv.conv"
 
     def __init__(self, config: SegMambaConfig) -> None:
         super().__init__()
         self.config = config
         self.model_name = "segmamba"
         self.num_classes = config.num_classes
+        self.volume = VolumeCard(modalities=_modalities(config.in_chans), patch=config.img_size)
         self.grad_checkpointing = False
         first, second, third, fourth = config.feat_size
         self.vit = SegMambaEncoder(config)
@@ -184,6 +193,13 @@ class SegMamba(nn.Module):
         self.grad_checkpointing = enable
 
 
+def _modalities(count: int) -> tuple[str, ...]:
+    """Names for the channels of the input."""
+    if count == len(BRATS_MODALITIES):
+        return BRATS_MODALITIES
+    return ("image",) if count == 1 else tuple(f"image{i + 1}" for i in range(count))
+
+
 # Keywords of upstream's constructor -> ours, and those that it takes and never reads.
 _NAMES = {
     "in_chans": "in_chans",
@@ -209,3 +225,29 @@ def config_from_upstream(config: Mapping[str, Any]) -> SegMambaConfig:
 def recognise(keys: Collection[str]) -> bool:
     """Whether a checkpoint's keys are SegMamba's."""
     return any(key.endswith("stages.0.0.mamba.A_s_log") for key in keys)
+
+
+register_family(
+    Family(
+        name="segmamba",
+        title="SegMamba",
+        paper="Xing et al., arXiv:2401.13560",
+        config=SegMambaConfig,
+        build=SegMamba,
+        from_upstream=config_from_upstream,
+        recognise=recognise,
+        task="segmentation",
+    )
+)
+register_model(
+    ModelEntry(
+        name="segmamba",
+        family="segmamba",
+        # As upstream trains it on BraTS 2023: four modalities, the background and three parts of a tumour.
+        config=SegMambaConfig(in_chans=4, num_classes=4),
+        preprocessing=None,
+        params=67_416_196,
+        aliases=("SegMamba",),
+        source="ge-xing/SegMamba, BraTS 2023",
+    )
+)
