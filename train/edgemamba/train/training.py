@@ -231,7 +231,9 @@ def train(
 
     best = settings.checkpoints / "best.ckpt"
     # Not the trained model itself: that may be sharded between ranks that are no longer here, or compiled.
-    model, _, _ = read_training_checkpoint(best)
+    trained, _, _ = read_training_checkpoint(best)
+    assert isinstance(trained, Backbone)
+    model = trained
     model.to(trainer.strategy.root_device)
     classes = len(dataset.class_names)
     val = evaluate(model, data.evaluation_loader(dataset.val), classes)
