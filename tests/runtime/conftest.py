@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ class ColourEngine(Engine):
 @pytest.fixture
 def colour_engine(colour_bundle: Path) -> ColourEngine:
     return ColourEngine(Bundle.load(colour_bundle))
+
+
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """pydicom warns of values in its own test files that are not by the standard."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @pytest.fixture

@@ -9,22 +9,19 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
-from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
+from runtime.bundled_dicom import dicom_file
+from runtime.waiting import Reader, wait_for
 
-from edgemamba.runtime.frames import Frame
-from edgemamba.runtime.sources.dimse import DimseSource, open_dimse
+from edgemamba.runtime.sources.dimse import open_dimse
 
-_PATIENCE = 30.0
 ORTHANC_DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 
 
@@ -43,23 +40,9 @@ def need(*tools: str) -> None:
             pytest.skip(f"{tool} is not installed (apt-get install {package})")
 
 
-def dicom_file(name: str) -> Path:
-    """One of the files that come with pydicom."""
-    return Path(get_testdata_file(name, download=False))
-
-
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
-
-
-def wait_for(what: Callable[[], Any], patience: float = _PATIENCE) -> Any:
-    """Poll until ``what`` is true; fail after a generous time, which only a broken peer takes."""
-    deadline = time.monotonic() + patience
-    while not (value := what()):
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
-    return value
 
 
 def listening(port: int) -> bool:
@@ -76,29 +59,6 @@ def words(*command: object) -> list[str]:
     """A command for subprocess, its program as :func:`installed` finds it."""
     program, *arguments = (str(part) for part in command)
     return [installed(program) or program, *arguments]
-
-
-class Reader:
-    """Takes frames in a thread, as a pipeline does."""
-
-    def __init__(self, source: DimseSource) -> None:
-        self.source = source
-        self.frames: list[Frame] = []
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        for frame in self.source:
-            self.frames.append(frame)
-
-    def wait(self, count: int) -> list[Frame]:
-        wait_for(lambda: len(self.frames) >= count)
-        return self.frames
-
-    def close(self) -> None:
-        self.source.close()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
 
 
 @contextlib.contextmanager

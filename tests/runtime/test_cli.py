@@ -9,18 +9,14 @@ import sys
 import time
 
 import pytest
+from runtime.without_packages import without_packages
 
 from edgemamba.runtime import __version__
 from edgemamba.runtime.cli import VERBS, main
 
 # Third-party packages that only some verbs need, as if they were not installed.
-BLOCKED = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "timm", "lightning", "onnx", "onnxscript", "onnx_ir", "nilearn"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Block())
+WITHOUT_EXTRAS = f"""
+{without_packages("torch", "timm", "lightning", "onnx", "onnxscript", "onnx_ir", "nilearn")}
 from edgemamba.runtime import cli
 cli.main(sys.argv[1:])
 """
@@ -71,7 +67,7 @@ def test_an_unknown_verb(verb: str, hint: str, capsys: pytest.CaptureFixture[str
 )
 def test_a_missing_extra_is_named_once_and_for_all(verb: str, extra: str) -> None:
     """The extra that brings everything the verb needs, not one package after the other."""
-    done = subprocess.run([sys.executable, "-c", BLOCKED, verb], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS, verb], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("edgemamba: error: ")

@@ -9,24 +9,24 @@ from __future__ import annotations
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from runtime.bundled_dicom import dicom_folder
 
 from edgemamba.runtime.dicom_pixels import DicomImage
 from edgemamba.runtime.errors import SourceError
 
-pydicom = pytest.importorskip("pydicom")
-from pydicom.data import get_testdata_file  # noqa: E402
+pytest.importorskip("pydicom")
 
 if shutil.which("dcm2pnm") is None:
     pytest.skip("dcm2pnm is not installed: apt install dcmtk", allow_module_level=True)
 
-FOLDER = Path(get_testdata_file("CT_small.dcm", download=False)).parent
+pytestmark = pytest.mark.usefixtures("no_warnings")
+FOLDER = dicom_folder()
 TOOLS = tuple(tool for tool in ("dcm2pnm", "dcmj2pnm", "dcml2pnm") if shutil.which(tool))
 STORED = ("-M", "-W", "-O", "+Pid")
 OTHER_SUFFIXES = (".py", ".pyc", ".json", ".txt", ".gz", ".icc", ".dump")
@@ -35,13 +35,6 @@ OTHER_SUFFIXES = (".py", ".pyc", ".json", ".txt", ".gz", ".icc", ".dump")
 WORDS_SWAPPED = ("rtdose_expb.dcm", "rtdose_expb_1frame.dcm")
 # Converted to RGB by both, from YBR that is stored uncompressed: the two round differently.
 ROUNDED = {"SC_ybr_full_422_uncompressed.dcm": 1}
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def decodable() -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from runtime.bundled_dicom import dicom_file
 
 from edgemamba.runtime import dicom_files, dicom_fragments, open_source
 from edgemamba.runtime.dicom_codestreams import promised_size
@@ -18,7 +19,6 @@ from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.memory import peak_bytes, reset_peak
 
 pydicom = pytest.importorskip("pydicom")
-from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
 from pydicom.uid import DeflatedExplicitVRLittleEndian  # noqa: E402
 
@@ -29,7 +29,7 @@ MOST_GROWTH = 150 << 20
 
 
 def bundled(name: str) -> bytes:
-    return Path(get_testdata_file(name, download=False)).read_bytes()
+    return dicom_file(name).read_bytes()
 
 
 def saved(dataset: pydicom.Dataset) -> bytes:
@@ -144,8 +144,8 @@ def test_bombs_are_refused_in_little_memory(name: str, tmp_path: Path) -> None:
 def test_everything_else_goes_on(tmp_path: Path) -> None:
     for name, (make, _) in BOMBS.items():
         (tmp_path / name).write_bytes(make())
-    shutil.copy(get_testdata_file("CT_small.dcm", download=False), tmp_path / "a.dcm")
-    shutil.copy(get_testdata_file("MR_small_RLE.dcm", download=False), tmp_path / "z.dcm")
+    shutil.copy(dicom_file("CT_small.dcm"), tmp_path / "a.dcm")
+    shutil.copy(dicom_file("MR_small_RLE.dcm"), tmp_path / "z.dcm")
     for argument in (tmp_path, f"dicom://{tmp_path}"):
         with open_source(argument) as source:
             assert [frame.source for frame in source] == ["a.dcm", "z.dcm"]
@@ -209,7 +209,7 @@ def test_a_damaged_element_that_no_pixel_needs_costs_no_frame(tag: bytes, tmp_pa
 
 
 def test_a_deflated_file_within_the_limit_is_read(tmp_path: Path) -> None:
-    read(Path(get_testdata_file("image_dfl.dcm", download=False)))
+    read(dicom_file("image_dfl.dcm"))
 
 
 @pytest.mark.parametrize(

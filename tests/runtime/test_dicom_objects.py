@@ -19,7 +19,8 @@ pytest.importorskip("highdicom")
 import highdicom as hd
 import pydicom
 from pydicom.uid import generate_uid
-from runtime.dicom_peers import dicom_file, make_series, run
+from runtime.bundled_dicom import dicom_file
+from runtime.dicom_peers import make_series, run
 
 from edgemamba.runtime.errors import MissingExtraError, SinkError, SourceError
 from edgemamba.runtime.frames import DicomFrame, Frame
@@ -59,14 +60,19 @@ SECRETS = {
 OTHERS = {"InstitutionName": "SECRET HOSPITAL", "OperatorsName": "Oper^Secret", "StationName": "SECRET-7"}
 
 
+def feed(sink: Sink, frames: Iterable[Frame], *, source: Source | None = None) -> list[Result]:
+    """All frames of a source, or some of them, into a sink that stays open."""
+    results = [Result(frame, TOP, np.zeros(2, np.float32), 0.01) for frame in frames]
+    sink.open(frames if source is None else source)  # type: ignore[arg-type]
+    for result in results:
+        sink.write(result)
+    return results
+
+
 def write_all(sink: Sink, frames: Iterable[Frame], *, source: Source | None = None) -> list[Result]:
     """All frames of a source, or some of them, through a sink."""
-    results = [Result(frame, TOP, np.zeros(2, np.float32), 0.01) for frame in frames]
     with sink:
-        sink.open(frames if source is None else source)  # type: ignore[arg-type]
-        for result in results:
-            sink.write(result)
-    return results
+        return feed(sink, frames, source=source)
 
 
 def patient_file(path: Path, name: str = "CT_small.dcm") -> pydicom.Dataset:
@@ -152,11 +158,8 @@ def test_one_report_an_instance_and_one_series_a_series(tmp_path: Path) -> None:
 
 def test_report_of_a_cine_that_lost_its_last_frames(tmp_path: Path) -> None:
     with open_source(dicom_file("examples_ybr_color.dcm")) as source:
-        frames = list(source)[:7]
         sink = DicomSink(tmp_path, kinds=("sr",))
-        sink.open(source)
-        for frame in frames:
-            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+        feed(sink, list(source)[:7], source=source)
         assert not list(tmp_path.iterdir())
         sink.close()
         sink.close()

@@ -11,13 +11,14 @@ import pytest
 
 pytest.importorskip("highdicom")
 import pydicom
-from runtime.dicom_peers import dcmqrscp, dicom_file, free_port, make_series, orthanc, storescp, wait_for
-from runtime.test_dicom_objects import TOP, write_all
+from runtime.bundled_dicom import dicom_file
+from runtime.dicom_peers import dcmqrscp, free_port, make_series, orthanc, storescp
+from runtime.test_dicom_objects import feed, write_all
+from runtime.waiting import wait_for
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.dicom_network import outbox
 from edgemamba.runtime.errors import SinkError
-from edgemamba.runtime.results import Result
 from edgemamba.runtime.sinks.dicom_objects import open_dicom_sink
 from edgemamba.runtime.sources import open_source
 
@@ -62,9 +63,7 @@ def test_stow_with_wrong_credentials_waits(tmp_path: Path, caplog: pytest.LogCap
     with orthanc(tmp_path / "orthanc") as peer, open_source(dicom_file("CT_small.dcm")) as source:
         uri = f"dicomweb://{peer.user}:falseword@127.0.0.1:{peer.http_port}/dicom-web?queue={tmp_path}/q&objects=sr"
         sink = open_dicom_sink(uri)
-        sink.open(source)
-        for frame in source:
-            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+        feed(sink, source)
         wait_for(lambda: "HTTP 401" in caplog.text)
         assert sink._outbox is not None
         sink._outbox.close(patience=0.1)
@@ -90,9 +89,7 @@ def test_peer_that_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture, mon
     uri = f"dimse://STORESCP@127.0.0.1:{free_port()}?queue={tmp_path}/q"
     with open_source(dicom_file("CT_small.dcm")) as source:
         sink = open_dicom_sink(uri)
-        sink.open(source)
-        for frame in source:
-            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+        feed(sink, source)
         wait_for(lambda: "does not answer; trying again" in caplog.text)
         assert sink._outbox is not None
         sink._outbox.close(patience=0.1)
@@ -109,9 +106,7 @@ def test_full_queue_drops_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureF
     sink = open_dicom_sink(uri)
     make_series(tmp_path / "series", 4)
     with open_source(tmp_path / "series") as source:
-        sink.open(source)
-        for frame in source:
-            sink.write(Result(frame, TOP, np.zeros(2, np.float32), 0.0))
+        feed(sink, source)
     assert sink._outbox is not None
     sink._outbox.close(patience=0.1)
     waiting = len(list((tmp_path / "q" / "waiting").iterdir()))

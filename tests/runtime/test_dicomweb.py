@@ -21,7 +21,8 @@ import pytest
 pytest.importorskip("dicomweb_client")
 import pydicom
 from pydicom.uid import generate_uid
-from runtime.dicom_peers import Orthanc, dicom_file, make_series, orthanc, run
+from runtime.bundled_dicom import dicom_file
+from runtime.dicom_peers import Orthanc, make_series, orthanc, run
 
 from edgemamba.runtime.dicom_network import web
 from edgemamba.runtime.dicom_network.web import first_part

@@ -18,21 +18,9 @@ import pytest
 pytest.importorskip("pynetdicom")
 import pydicom
 from pydicom.uid import generate_uid
-from runtime.dicom_peers import (
-    Reader,
-    client,
-    dicom_file,
-    facts,
-    free_port,
-    make_series,
-    need,
-    orthanc,
-    ready,
-    receiving,
-    run,
-    storescu,
-    wait_for,
-)
+from runtime.bundled_dicom import dicom_file
+from runtime.dicom_peers import client, facts, free_port, make_series, need, orthanc, ready, receiving, run, storescu
+from runtime.waiting import Reader, wait_for
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.errors import MissingExtraError, SourceError

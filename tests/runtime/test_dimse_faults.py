@@ -17,17 +17,9 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 import pydicom
-from runtime.dicom_peers import (
-    client,
-    dicom_file,
-    facts,
-    make_series,
-    need,
-    ready,
-    receiving,
-    storescu,
-    wait_for,
-)
+from runtime.bundled_dicom import dicom_file
+from runtime.dicom_peers import client, facts, make_series, need, ready, receiving, storescu
+from runtime.waiting import wait_for
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.sources.dimse import open_dimse

@@ -18,7 +18,8 @@ pytest.importorskip("pynetdicom")
 pytest.importorskip("highdicom")
 pytest.importorskip("onnxruntime")
 import pydicom
-from runtime.dicom_peers import client, free_port, listening, make_series, ready, storescp, wait_for
+from runtime.dicom_peers import client, free_port, listening, make_series, ready, storescp
+from runtime.waiting import wait_for
 
 
 class Running:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runtime.collector import Collector
+from runtime.waiting import wait_for
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.errors import SinkError, SourceError
@@ -18,7 +20,6 @@ from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.pipeline.frame_queue import FrameQueue, Waiting
 from edgemamba.runtime.pipeline.strategy import Strategy, choose_strategy
 from edgemamba.runtime.results import Result
-from edgemamba.runtime.sinks import Sink
 from edgemamba.runtime.sources import Source
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
@@ -43,25 +44,6 @@ class MockCamera(Source):
             for _ in range(step):
                 self.given += 1
                 yield Frame(PIXELS, self.given - 1, (self.given - 1) / 30, self.name)
-
-
-class Collector(Sink):
-    def __init__(self) -> None:
-        self.results: list[Result] = []
-
-    def open(self, source: Source) -> None: ...
-
-    def write(self, result: Result) -> None:
-        self.results.append(result)
-
-    def close(self) -> None: ...
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def waiting(index: int, arrived: float = 0.0) -> Waiting:

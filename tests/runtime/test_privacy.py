@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from runtime.collector import Collector
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.privacy import LogFilter, Redactor, guard_log, hashed, without_uids
-from edgemamba.runtime.results import Result
-from edgemamba.runtime.sinks import JsonlSink, Sink
+from edgemamba.runtime.sinks import JsonlSink
 from edgemamba.runtime.sources import Source
 
 UID = "1.2.826.0.1.3680043.8.498.84301"
@@ -60,19 +60,7 @@ class DicomLike(Source):
         yield FrameWithHeader(np.zeros((8, 8, 7), np.uint8), 1, 0, self.name, METADATA)
 
 
-class Recorder(Sink):
-    def __init__(self) -> None:
-        self.results: list[Result] = []
-
-    def open(self, source: Source) -> None: ...
-
-    def write(self, result: Result) -> None:
-        self.results.append(result)
-
-    def close(self) -> None: ...
-
-
-class IdentifiedRecorder(Recorder):
+class IdentifiedCollector(Collector):
     identified: ClassVar[bool] = True
 
 
@@ -106,7 +94,7 @@ def test_hashes_are_salted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sinks_get_public_results_and_dicom_sinks_all(tmp_path: Path, colour_engine: Any) -> None:
-    public, identified, path = Recorder(), IdentifiedRecorder(), tmp_path / "o.jsonl"
+    public, identified, path = Collector(), IdentifiedCollector(), tmp_path / "o.jsonl"
     (own,) = stream(DicomLike(), colour_engine, sinks=[public, identified, JsonlSink(path)])
     assert own.frame.metadata == METADATA
     assert identified.results[0].frame is own.frame

@@ -7,23 +7,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from runtime.bundled_dicom import dicom_file
+from runtime.waiting import wait_for_lines
+from runtime.without_packages import without_packages
 
 from edgemamba.runtime import open_source
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
-pydicom_data = pytest.importorskip("pydicom.data")
-
-
-def dicom(name: str) -> Path:
-    return Path(pydicom_data.get_testdata_file(name, download=False))
+pytest.importorskip("pydicom")
 
 
 def test_video_to_video_and_lines(run: Any, clip: Path, tmp_path: Path) -> None:
@@ -70,7 +68,7 @@ def test_lines_on_stdout(run: Any, clip: Path) -> None:
 
 
 def test_dicom_cine_to_video(run: Any, tmp_path: Path) -> None:
-    code, _, err = run("--source", dicom("examples_ybr_color.dcm"), "--out", tmp_path / "cine.mp4")
+    code, _, err = run("--source", dicom_file("examples_ybr_color.dcm"), "--out", tmp_path / "cine.mp4")
     assert code == 0, err
     source = open_source(tmp_path / "cine.mp4")
     assert len(list(source)) == 30
@@ -80,7 +78,7 @@ def test_dicom_cine_to_video(run: Any, tmp_path: Path) -> None:
 def test_window_of_the_user(run: Any, tmp_path: Path) -> None:
     """All of the slice is above the window: white, where the file's own range shows it dark."""
     path = tmp_path / "o.jsonl"
-    arguments = ("--source", dicom("CT_small.dcm"), "--out", path)
+    arguments = ("--source", dicom_file("CT_small.dcm"), "--out", path)
     assert run(*arguments)[0] == 0
     assert json.loads(path.read_text())["metadata"]["voi"] == "least to greatest value of the frame"
     assert run(*arguments, "--window-center", -2000, "--window-width", 10)[0] == 0
@@ -99,11 +97,11 @@ def bad(tmp_path: Path, clip: Path) -> Callable[[str], Path]:
         if kind == "cut.mp4":
             path.write_bytes(clip.read_bytes()[:-500])
         elif kind == "cut.dcm":
-            path.write_bytes(dicom("MR_small.dcm").read_bytes()[:-900])
+            path.write_bytes(dicom_file("MR_small.dcm").read_bytes()[:-900])
         elif kind == "no_pixels.dcm":
-            shutil.copy(dicom("reportsi.dcm"), path)
+            shutil.copy(dicom_file("reportsi.dcm"), path)
         elif kind == "unsupported.dcm":
-            shutil.copy(dicom("JPGExtended.dcm"), path)
+            shutil.copy(dicom_file("JPGExtended.dcm"), path)
         elif kind == "empty.png":
             path.write_bytes(b"")
         elif kind == "cut.png":
@@ -154,7 +152,7 @@ def test_bad_files_in_a_folder_are_skipped_said_and_counted(
     cv2.imwrite(str(folder / "1.png"), np.full((32, 32, 3), (0, 255, 0), np.uint8))
     for kind in ("cut.dcm", "no_pixels.dcm", "unsupported.dcm", "empty.png", "cut.png"):
         shutil.move(bad(kind), folder)
-    shutil.copy(dicom("CT_small.dcm"), folder)
+    shutil.copy(dicom_file("CT_small.dcm"), folder)
     out_path = tmp_path / "o.jsonl"
     code, _, err = run("--source", folder, "--out", out_path)
     assert code == 0
@@ -245,11 +243,7 @@ def test_interrupting_a_mock_camera_finishes_the_outputs(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (lines.exists() and lines.read_text().count("\n") > 10):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_lines(process, lines)
     process.send_signal(how)
     err = process.communicate(timeout=30)[1]
     assert process.returncode == 130
@@ -260,13 +254,9 @@ def test_interrupting_a_mock_camera_finishes_the_outputs(
     assert len(list(open_source(video))) > 10
 
 
-BLOCKED = """
-import importlib, pkgutil, sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "timm", "lightning", "onnx", "onnxscript", "onnx_ir"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Block())
+ALL_OF_RUNTIME = f"""
+{without_packages("torch", "torchvision", "timm", "lightning", "onnx", "onnxscript", "onnx_ir")}
+import importlib, pkgutil
 import edgemamba.runtime
 for module in pkgutil.walk_packages(edgemamba.runtime.__path__, "edgemamba.runtime."):
     if not module.name.endswith(".libedgemamba"):  # the native library, which is no Python module
@@ -282,7 +272,7 @@ def test_all_of_the_runtime_works_without_torch_and_onnx(colour_bundle: Path, cl
     out = tmp_path / "o.mp4"
     arguments = ["run", str(colour_bundle), "--source", str(clip), "--out", str(out)]
     process = subprocess.run(
-        [sys.executable, "-c", BLOCKED, *arguments, "--backend", "ort-function", "--max-frames", "5"],
+        [sys.executable, "-c", ALL_OF_RUNTIME, *arguments, "--backend", "ort-function", "--max-frames", "5"],
         capture_output=True,
         text=True,
         check=False,

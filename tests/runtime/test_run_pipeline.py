@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runtime.bundled_dicom import dicom_file
+from runtime.waiting import wait_for, wait_for_lines
 
 from edgemamba.runtime import open_source
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
-pydicom_data = pytest.importorskip("pydicom.data")
-
-
-def dicom(name: str) -> Path:
-    return Path(pydicom_data.get_testdata_file(name, download=False))
+pytest.importorskip("pydicom")
 
 
 HANGING_CAMERA = """
@@ -88,8 +86,8 @@ def test_uids_reach_neither_lines_nor_messages(run: Any, tmp_path: Path, monkeyp
     folder = tmp_path / "in"
     folder.mkdir()
     uid = "1.2.826.0.1.3680043.8.498.7"
-    shutil.copy(dicom("CT_small.dcm"), folder / f"{uid}.1.dcm")
-    (folder / f"{uid}.2.dcm").write_bytes(dicom("MR_small.dcm").read_bytes()[:-900])
+    shutil.copy(dicom_file("CT_small.dcm"), folder / f"{uid}.1.dcm")
+    (folder / f"{uid}.2.dcm").write_bytes(dicom_file("MR_small.dcm").read_bytes()[:-900])
     code, out, err = run("--source", folder)
     assert code == 0
     assert uid not in out + err
@@ -126,11 +124,7 @@ def test_interrupting_a_file_finishes_the_outputs(how: signal.Signals, colour_bu
     process = subprocess.Popen(
         [sys.executable, "-m", "edgemamba", *arguments, "--backend", "ort-function"], stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not (lines.exists() and lines.read_text().count("\n") > 10):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_lines(process, lines)
     process.send_signal(how)
     err = process.communicate(timeout=30)[1]
     assert process.returncode == 130, err
@@ -188,9 +182,9 @@ def test_dicom_objects_of_a_dicom_file(run: Any, tmp_path: Path, monkeypatch: py
     pydicom = pytest.importorskip("pydicom")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     out = tmp_path / "objects"
-    code, _, err = run("--source", dicom("CT_small.dcm"), "--out", f"dicom://{out}")
+    code, _, err = run("--source", dicom_file("CT_small.dcm"), "--out", f"dicom://{out}")
     assert code == 0, err
-    source = pydicom.dcmread(dicom("CT_small.dcm"))
+    source = pydicom.dcmread(dicom_file("CT_small.dcm"))
     objects = [pydicom.dcmread(path) for path in sorted(out.iterdir())]
     assert sorted(item.SOPClassUID.name for item in objects) == [
         "Comprehensive SR Storage",
@@ -215,11 +209,8 @@ def test_a_second_interrupt_ends_at_once_though_an_output_hangs(colour_bundle: P
         [sys.executable, "-m", "edgemamba", *arguments, "--backend", "ort-function"], stderr=subprocess.PIPE, text=True
     )
     try:
-        deadline = time.monotonic() + 60
-        while select.select([reader], [], [], 0)[0] == []:
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: process.poll() is not None or select.select([reader], [], [], 0)[0], 60)
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(2)  # until the pipe is full
         process.send_signal(signal.SIGINT)
         time.sleep(1)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from runtime.bundled_dicom import dicom_file
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.errors import SinkError
@@ -118,9 +119,7 @@ def test_lines_go_into_a_pipe(tmp_path: Path) -> None:
 
 def test_no_patient_attribute_reaches_the_lines(tmp_path: Path, colour_engine: Any) -> None:
     pydicom = pytest.importorskip("pydicom")
-    from pydicom.data import get_testdata_file
-
-    path = get_testdata_file("MR_small.dcm", download=False)
+    path = dicom_file("MR_small.dcm")
     dataset = pydicom.dcmread(path)
     out = tmp_path / "out.jsonl"
     list(stream(path, colour_engine, sinks=[JsonlSink(out)]))

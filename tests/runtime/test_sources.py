@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from runtime.bundled_dicom import dicom_file
 
 from edgemamba.runtime import open_source
 from edgemamba.runtime.errors import SourceError
@@ -18,11 +19,7 @@ from edgemamba.runtime.frames import NOMINAL_FPS
 from edgemamba.runtime.sources.pictures import natural_key, read_image
 
 cv2 = pytest.importorskip("cv2")
-pydicom_data = pytest.importorskip("pydicom.data")
-
-
-def dicom(name: str) -> Path:
-    return Path(pydicom_data.get_testdata_file(name, download=False))
+pytest.importorskip("pydicom")
 
 
 def gradient(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
@@ -93,7 +90,7 @@ def test_exif_orientation(tmp_path: Path) -> None:
 def test_content_decides_not_the_name(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     picture = write(tmp_path / "picture.png", gradient()).rename(tmp_path / "picture")
     assert next(iter(open_source(picture))).pixels.shape == (40, 60, 3)
-    slice_ = Path(shutil.copy(dicom("CT_small.dcm"), tmp_path / "IM000001"))
+    slice_ = Path(shutil.copy(dicom_file("CT_small.dcm"), tmp_path / "IM000001"))
     assert next(iter(open_source(slice_))).pixels.dtype == np.uint16
     video = make_video().rename(tmp_path / "recording")
     assert len(list(open_source(video))) == 12
@@ -110,7 +107,7 @@ def test_folder_of_images_and_dicom(tmp_path: Path) -> None:
     for name in ("slice_10.png", "slice_2.png", "slice_1.png"):
         write(tmp_path / name, gradient())
     (tmp_path / "series").mkdir()
-    shutil.copy(dicom("examples_ybr_color.dcm"), tmp_path / "series" / "cine")
+    shutil.copy(dicom_file("examples_ybr_color.dcm"), tmp_path / "series" / "cine")
     (tmp_path / "notes.txt").write_text("not a picture")
     (tmp_path / ".hidden.png").write_bytes(b"")
     with open_source(tmp_path) as source:
@@ -133,7 +130,7 @@ def test_one_bad_file_is_skipped_said_and_counted(tmp_path: Path, caplog: pytest
     write(tmp_path / "1.png", gradient())
     (tmp_path / "2.png").write_bytes(b"")
     (tmp_path / "3.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    (tmp_path / "4.dcm").write_bytes(dicom("MR_small_RLE.dcm").read_bytes()[:1500])
+    (tmp_path / "4.dcm").write_bytes(dicom_file("MR_small_RLE.dcm").read_bytes()[:1500])
     write(tmp_path / "5.png", gradient())
     with caplog.at_level(logging.WARNING), open_source(tmp_path) as source:
         frames = list(source)
@@ -144,7 +141,7 @@ def test_one_bad_file_is_skipped_said_and_counted(tmp_path: Path, caplog: pytest
 
 
 def test_a_cine_cut_short_gives_its_whole_frames(tmp_path: Path) -> None:
-    content = dicom("examples_ybr_color.dcm").read_bytes()
+    content = dicom_file("examples_ybr_color.dcm").read_bytes()
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(content[: len(content) // 2])
     with open_source(cut) as source:
@@ -158,7 +155,7 @@ def test_a_header_that_promises_millions_is_one_line(tmp_path: Path, caplog: pyt
     """And the frames after it keep their places."""
     import pydicom
 
-    dataset = pydicom.dcmread(dicom("MR_small.dcm"))
+    dataset = pydicom.dcmread(dicom_file("MR_small.dcm"))
     dataset.NumberOfFrames = 1_000_000
     dataset.save_as(tmp_path / "1.dcm")
     write(tmp_path / "2.png", gradient())
@@ -184,7 +181,7 @@ def test_natural_order() -> None:
 
 
 def test_a_grey_dicom_keeps_sixteen_bits() -> None:
-    (frame,) = open_source(dicom("CT_small.dcm"), voi="minmax")
+    (frame,) = open_source(dicom_file("CT_small.dcm"), voi="minmax")
     assert frame.pixels.dtype == np.uint16
     assert len(np.unique(frame.pixels)) > 1000
     assert frame.metadata["modality"] == "CT"

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runtime.bundled_dicom import dicom_file
 
 from edgemamba.runtime import open_source
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.preprocessing import Preprocessing
 
 pydicom = pytest.importorskip("pydicom")
-from pydicom.data import get_testdata_file  # noqa: E402
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 SAGITTAL = (0, 1, 0, 0, 0, -1)
@@ -33,7 +33,7 @@ def write_slice(
     **elements: Any,
 ) -> Path:
     """A picture of one value, by which it is known again."""
-    dataset = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False))
+    dataset = pydicom.dcmread(dicom_file("MR_small.dcm"))
     for keyword in ("ImagePositionPatient", "SliceLocation", "InstanceNumber", "SeriesNumber"):
         if keyword in dataset:
             delattr(dataset, keyword)
@@ -131,8 +131,8 @@ def test_a_study_of_mixed_objects(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     """Images of any kind are read; a report and a damaged file are skipped by name; other files are left alone by dicom://."""
     for i in range(3):
         write_slice(tmp_path / f"{2 - i}.dcm", i, (0, 0, i), SeriesNumber=1)
-    shutil.copy(get_testdata_file("reportsi.dcm", download=False), tmp_path / "report.dcm")
-    shutil.copy(get_testdata_file("SC_rgb_small_odd_jpeg.dcm", download=False), tmp_path / "capture.dcm")
+    shutil.copy(dicom_file("reportsi.dcm"), tmp_path / "report.dcm")
+    shutil.copy(dicom_file("SC_rgb_small_odd_jpeg.dcm"), tmp_path / "capture.dcm")
     (tmp_path / "damaged.dcm").write_bytes((tmp_path / "0.dcm").read_bytes()[:700])
     (tmp_path / "key.jpg").write_bytes(b"no picture")
     with open_source(f"dicom://{tmp_path}") as source:
@@ -144,7 +144,7 @@ def test_a_study_of_mixed_objects(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_multi_frame_files_keep_their_frames(tmp_path: Path) -> None:
-    shutil.copy(get_testdata_file("rtdose_rle.dcm", download=False), tmp_path / "x.dcm")
+    shutil.copy(dicom_file("rtdose_rle.dcm"), tmp_path / "x.dcm")
     write_slice(tmp_path / "a.dcm", 1, (0, 0, 0))
     with open_source(f"dicom://{tmp_path}") as source:
         frames = list(source)
@@ -157,7 +157,7 @@ def test_multi_frame_files_keep_their_frames(tmp_path: Path) -> None:
 
 def test_dicomdir() -> None:
     """pydicom's: three patients' CR, CT and MR images, of which each instance is found and named by its path."""
-    path = Path(get_testdata_file("DICOMDIR", download=False))
+    path = dicom_file("DICOMDIR")
     for argument in (path, f"dicom://{path}"):
         with open_source(argument) as source:
             frames = list(source)
@@ -173,7 +173,7 @@ def test_dicomdir() -> None:
 def test_dicomdir_with_files_missing_in_another_case_and_outside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = Path(get_testdata_file("DICOMDIR", download=False))
+    original = dicom_file("DICOMDIR")
     (tmp_path / "disk" / "77654033" / "cr1").mkdir(parents=True)
     shutil.copy(original.parent / "77654033" / "CR1" / "6154", tmp_path / "disk" / "77654033" / "cr1" / "6154;1")
     shutil.copy(original.parent / "77654033" / "CR2" / "6247", tmp_path / "secret")
@@ -189,7 +189,7 @@ def test_dicomdir_with_files_missing_in_another_case_and_outside(
 
 
 def test_dicomdirs_that_name_nothing(tmp_path: Path) -> None:
-    path = Path(shutil.copy(get_testdata_file("DICOMDIR", download=False), tmp_path))
+    path = Path(shutil.copy(dicom_file("DICOMDIR"), tmp_path))
     with pytest.raises(SourceError, match="DICOMDIR names no image that is there"):
         open_source(path)
     path.write_bytes(path.read_bytes()[:400])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runtime.waiting import wait_for
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.errors import EngineError, SinkError, SourceError
@@ -83,10 +84,7 @@ class ListSink(Sink):
 def _no_threads_left() -> Iterator[None]:
     yield
     gc.collect()
-    deadline = time.monotonic() + 5
-    while any(thread.name.startswith("edgemamba-") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "a thread of the stream is still running"
-        time.sleep(0.01)
+    wait_for(lambda: not any(thread.name.startswith("edgemamba-") for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runtime.bundled_dicom import dicom_file
+from runtime.waiting import Reader, wait_for
 
 from edgemamba.runtime import open_source, stream
 from edgemamba.runtime.engines.base import Engine
 from edgemamba.runtime.errors import SourceError
-from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.sources.watch import WatchSource
 
 cv2 = pytest.importorskip("cv2")
-pydicom_data = pytest.importorskip("pydicom.data")
+pytest.importorskip("pydicom")
 
 QUICK = "settle=0.1&poll=0.02"
 
@@ -32,40 +32,10 @@ def jpeg(value: int = 100, size: int = 32) -> bytes:
     return data
 
 
-def dicom(name: str) -> Path:
-    return Path(pydicom_data.get_testdata_file(name, download=False))
-
-
 def watch(folder: Path, options: str = QUICK) -> WatchSource:
     source = open_source(f"watch://{folder}?{options}")
     assert isinstance(source, WatchSource)
     return source
-
-
-class Reader:
-    """Reads a source in a thread, until interrupted."""
-
-    def __init__(self, source: WatchSource) -> None:
-        self.source = source
-        self.frames: list[Frame] = []
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        self.frames.extend(iter(self.source))
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds; a time-out is a failure, not a measure."""
-        end = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < end, [frame.source for frame in self.frames]
-            time.sleep(0.01)
-
-    def stop(self) -> list[str]:
-        self.source.interrupt()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        return [frame.source for frame in self.frames]
 
 
 @pytest.fixture
@@ -78,7 +48,7 @@ def reading(tmp_path: Path) -> Iterator[Callable[..., Reader]]:
 
     yield make
     for reader in made:
-        reader.stop()
+        reader.close()
 
 
 def test_new_files_in_order_of_arrival(tmp_path: Path, reading: Callable[..., Reader]) -> None:
@@ -88,8 +58,8 @@ def test_new_files_in_order_of_arrival(tmp_path: Path, reading: Callable[..., Re
     assert reader.source.length is None
     for count, name in enumerate(("z.jpg", "b.png", "a.jpg"), 1):
         (tmp_path / name).write_bytes(jpeg() if name.endswith("jpg") else cv2.imencode(".png", np.zeros((8, 8)))[1])
-        reader.until(lambda count=count: len(reader.frames) == count)  # type: ignore[misc]
-    assert reader.stop() == ["z.jpg", "b.png", "a.jpg"]
+        wait_for(lambda count=count: len(reader.frames) == count)  # type: ignore[misc]
+    assert reader.close() == ["z.jpg", "b.png", "a.jpg"]
     assert [frame.index for frame in reader.frames] == [0, 1, 2]
     times = [frame.timestamp for frame in reader.frames]
     assert times[0] == 0
@@ -112,8 +82,8 @@ def test_a_file_that_is_written_slowly_is_waited_for(
     """Also where the writer rests for longer than the settling time in the middle."""
     content = {
         "jpeg": lambda: jpeg(size=200),
-        "dicom": lambda: dicom("MR_small.dcm").read_bytes(),
-        "cine": lambda: dicom("rtdose_rle.dcm").read_bytes(),
+        "dicom": lambda: dicom_file("MR_small.dcm").read_bytes(),
+        "cine": lambda: dicom_file("rtdose_rle.dcm").read_bytes(),
     }[kind]()
     reader = reading()
     parts = 6
@@ -126,7 +96,7 @@ def test_a_file_that_is_written_slowly_is_waited_for(
             file.flush()
             time.sleep(0.4 if i == 2 else 0.05)
             assert i == parts - 1 or not reader.frames
-    reader.until(lambda: len(reader.frames) == (15 if kind == "cine" else 1))
+    wait_for(lambda: len(reader.frames) == (15 if kind == "cine" else 1))
     assert reader.source.skipped.count == 0
     assert not caplog.text
 
@@ -139,12 +109,12 @@ def test_a_file_that_never_ends_is_skipped_and_its_neighbours_go_on(
     (tmp_path / "cut.jpg").write_bytes(whole[:-200])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "good.jpg").write_bytes(whole)
-    reader.until(lambda: reader.source.skipped.count == 2 and len(reader.frames) == 1)
+    wait_for(lambda: reader.source.skipped.count == 2 and len(reader.frames) == 1)
     assert [frame.source for frame in reader.frames] == ["good.jpg"]
     # The writer comes back after all.
     (tmp_path / "cut.jpg").write_bytes(whole)
-    reader.until(lambda: len(reader.frames) == 2)
-    assert reader.stop() == ["good.jpg", "cut.jpg"]
+    wait_for(lambda: len(reader.frames) == 2)
+    assert reader.close() == ["good.jpg", "cut.jpg"]
 
 
 def test_renaming_into_place_subfolders_and_what_is_left_alone(tmp_path: Path, reading: Callable[..., Reader]) -> None:
@@ -152,11 +122,11 @@ def test_renaming_into_place_subfolders_and_what_is_left_alone(tmp_path: Path, r
     (tmp_path / "study").mkdir()
     for name in (".hidden.jpg", "a.jpg.part", "b.tmp", "c.jpg~", "notes.txt"):
         (tmp_path / "study" / name).write_bytes(jpeg())
-    shutil.copy(dicom("CT_small.dcm"), tmp_path / "study" / "IM1.part")
+    shutil.copy(dicom_file("CT_small.dcm"), tmp_path / "study" / "IM1.part")
     (tmp_path / "study" / "IM1.part").rename(tmp_path / "study" / "IM1")
     (tmp_path / "study" / "a.jpg.part").rename(tmp_path / "study" / "a.jpg")
-    reader.until(lambda: len(reader.frames) == 2)
-    assert sorted(reader.stop()) == ["study/IM1", "study/a.jpg"]
+    wait_for(lambda: len(reader.frames) == 2)
+    assert sorted(reader.close()) == ["study/IM1", "study/a.jpg"]
     assert reader.source.skipped.count == 0
     image = next(frame for frame in reader.frames if frame.source == "study/IM1")
     assert image.pixels.dtype == np.uint16
@@ -171,10 +141,10 @@ def test_a_file_that_is_replaced_is_new_and_deleted_ones_are_forgotten(
     for count in range(1, 4):
         (tmp_path / "latest.new").write_bytes(jpeg(count))
         (tmp_path / "latest.new").rename(tmp_path / "latest.jpg")
-        reader.until(lambda count=count: len(reader.frames) == count)  # type: ignore[misc]
+        wait_for(lambda count=count: len(reader.frames) == count)  # type: ignore[misc]
     (tmp_path / "latest.jpg").unlink()
-    reader.until(lambda: not reader.source._known)
-    assert reader.stop() == ["latest.jpg"] * 3
+    wait_for(lambda: not reader.source._known)
+    assert reader.close() == ["latest.jpg"] * 3
 
 
 def test_the_folder_goes_away_and_returns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -184,13 +154,13 @@ def test_the_folder_goes_away_and_returns(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         reader = Reader(watch(folder))
         (folder / "1.jpg").write_bytes(jpeg(1))
-        reader.until(lambda: len(reader.frames) == 1)
+        wait_for(lambda: len(reader.frames) == 1)
         folder.rename(tmp_path / "elsewhere")
-        reader.until(lambda: "waiting for it" in caplog.text)
+        wait_for(lambda: "waiting for it" in caplog.text)
         (tmp_path / "elsewhere" / "2.jpg").write_bytes(jpeg(2))
         (tmp_path / "elsewhere").rename(folder)
-        reader.until(lambda: len(reader.frames) == 2)
-        assert reader.stop() == ["1.jpg", "2.jpg"]
+        wait_for(lambda: len(reader.frames) == 2)
+        assert reader.close() == ["1.jpg", "2.jpg"]
     assert caplog.text.count("waiting for it") == caplog.text.count("is there again") == 1
 
 
@@ -200,8 +170,8 @@ def test_many_files_at_once_none_is_lost(tmp_path: Path, reading: Callable[..., 
     for i in range(300):
         (tmp_path / f"{i:03}.tmp").write_bytes(data)
         (tmp_path / f"{i:03}.tmp").rename(tmp_path / f"{i:03}.jpg")
-    reader.until(lambda: len(reader.frames) == 300)
-    assert sorted(reader.stop()) == [f"{i:03}.jpg" for i in range(300)]
+    wait_for(lambda: len(reader.frames) == 300)
+    assert sorted(reader.close()) == [f"{i:03}.jpg" for i in range(300)]
 
 
 def test_a_stream_over_a_folder_ends_when_it_is_stopped(

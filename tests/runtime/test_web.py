@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runtime.waiting import wait_for
 
 from edgemamba.runtime import stream
 from edgemamba.runtime.errors import SinkError
@@ -93,13 +94,6 @@ def run(colour_engine: Any) -> Iterator[Callable[..., Running]]:
         running.stop()
     gc.collect()
     wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("edgemamba-")])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # ------------------------------------------------------------------------------------------------------------------- pages
