@@ -194,7 +194,7 @@ def test_an_encoder_that_cannot_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 KILLED = """
 import os, sys, numpy as np
 sys.path.insert(0, sys.argv[2])
-from test_sinks import Described, result
+from runtime.test_sinks import Described, result
 from edgemamba.runtime.sinks import open_sink
 sink = open_sink(sys.argv[1])
 sink.open(Described())
@@ -208,7 +208,7 @@ os._exit(9)
 @pytest.mark.parametrize("name", ["out.mkv", "out.jsonl", "folder"])
 def test_what_survives_a_kill(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).parents[1])
     process = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), folder], capture_output=True, check=False, env={**os.environ}
     )
