@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "generated" / "scan_sm75.ptx"
-HEADERS = ("scan_lane.h", "scan_args.h", "scan_step.h")
+HEADERS = ("scan_block.h", "scan_lane.h", "scan_args.h", "scan_step.h")
 VERSION = (12, 6)
 
 

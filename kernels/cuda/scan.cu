@@ -1,33 +1,20 @@
 // The kernels: 3 element types x 6 numbers of states x (scan, local), combine_chunks and the reductions. Names are
 // scan_<type>_<N>, local_<type>_<N>, combine_chunks, reduce_<type>_<width>; src/cuda_plan.cpp spells them and sizes their grids.
-#include "scan_lane.h"
+#include "scan_block.h"
 
 using namespace edgemamba::cuda;
 
 namespace {
 
-// Tile k is computed while tile k + 1 is loaded; k = -1 only loads, so that the code for loading exists once. One barrier
-// a tile: what `stage` overwrites was read before the last one.
+struct Barrier {
+  __device__ __forceinline__ void operator()() const { __syncthreads(); }
+};
+
 template <typename T, int kN, bool kLocal>
 __device__ __forceinline__ void run(const ScanArgs& s) {
   typedef Lane<T, kN, kLocal> Thread;
   __shared__ typename Thread::Shared shared;
-  Thread lane;
-  lane.begin(s, blockIdx.x, static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
-  lane.fetch_positions(s, 0);
-  lane.stage_positions(0, shared);
-  __syncthreads();
-  const int tiles = lane.tiles();
-#pragma unroll 1
-  for (int k = -1; k < tiles; ++k) {
-    lane.fetch(s, k + 1, shared);
-    lane.fetch_positions(s, k + 2);
-    if (k >= 0) lane.compute(s, k, shared);
-    lane.stage(s, k + 1, shared);
-    lane.stage_positions(k + 2, shared);
-    __syncthreads();
-  }
-  lane.finish(s, blockIdx.x);
+  walk<Thread>(s, blockIdx.x, static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x), shared, Barrier());
 }
 
 __device__ __forceinline__ long long item() {

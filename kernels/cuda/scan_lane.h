@@ -1,5 +1,5 @@
 // One thread of the scan: one channel of one chunk of one direction, its N states in registers. The work between two
-// barriers is a member function, so that the kernel (scan.cu) and the tests' emulation run the same code.
+// barriers is a member function; scan_block.h puts them in order.
 //
 // Steps go in tiles. While tile k is computed, the loads of tile k + 1 are under way into registers; what is elementwise
 // (conversion, softplus) happens once they have landed, for a whole tile at a time, and passes through shared memory:
@@ -34,8 +34,12 @@ EM_HD Element* rows_on(Element* base, int index, int row) {
   return reinterpret_cast<Element*>(reinterpret_cast<Byte*>(base) + static_cast<Index>(index) * row);
 }
 
+template <typename Value>
+using Plain = Value;
+
 // kLocal: from state 0, without outputs, for the chunk's last state and sum of dt (the chunked form's first pass).
-template <typename T, int kN, bool kLocal>
+// Cell: what a value in shared memory is; the tests' cells know who touched them since the last barrier.
+template <typename T, int kN, bool kLocal, template <typename> class Cell = Plain>
 struct Lane {
   typedef typename T::Bits Bits;
   // An enum, because NVRTC makes a variable in the module of each static constant.
@@ -49,9 +53,9 @@ struct Lane {
   };
 
   struct Shared {
-    alignas(16) float projections[2][kProjections];  // [tile & 1][step][B, C][n]
-    alignas(16) DtU inputs[kTile][kMaxThreads];
-    int positions[kRing][kTile];  // -1: no step
+    alignas(16) Cell<float> projections[2][kProjections];  // [tile & 1][step][B, C][n]
+    alignas(16) Cell<DtU> inputs[kTile][kMaxThreads];
+    Cell<int> positions[kRing][kTile];  // -1: no step
   };
 
   float a[kN], h[kN];
@@ -135,10 +139,10 @@ struct Lane {
 
   // Loads of tile k, whose positions have been staged.
   EM_HD void fetch(const ScanArgs& s, int k, const Shared& shared) {
-    const int* positions = shared.positions[k % kRing];
+    const Cell<int>* positions = shared.positions[k % kRing];
     EM_UNROLL
     for (int t = 0; t < kTile; ++t) {
-      const int p = positions[t] < 0 ? 0 : positions[t];  // unused, but there: a load without a branch
+      const int staged = positions[t], p = staged < 0 ? 0 : staged;  // unused, but there: a load without a branch
       next_u[t] = *rows_on(u, p, s.u_row);
       next_delta[t] = *rows_on(delta, p, s.delta_row);
     }
@@ -163,7 +167,7 @@ struct Lane {
 
   // What was loaded, converted, to where `compute` looks for it. No step: dt = 0 and u = 0, which keeps the state.
   EM_HD void stage(const ScanArgs& s, int k, Shared& shared) {
-    const int* positions = shared.positions[k % kRing];
+    const Cell<int>* positions = shared.positions[k % kRing];
     float dt[kTile];
     EM_UNROLL
     for (int t = 0; t < kTile; ++t) dt[t] = to_float(T(), next_delta[t]) + bias;
@@ -192,7 +196,7 @@ struct Lane {
     EM_LOOP
     for (int t = 0; t < count; ++t) {
       const DtU in = shared.inputs[t][thread];
-      const float* rows = &shared.projections[k & 1][t * kRows * kN];
+      const Cell<float>* rows = &shared.projections[k & 1][t * kRows * kN];
       if (kLocal) dt_sum += in.dt;
       const float value = step<kN, !kLocal>(in.dt, in.u, skip, a, rows, rows + kN * (kRows - 1), h);
       if (!kLocal && active) write(s, start + t, shared.positions[k % kRing][t], value);

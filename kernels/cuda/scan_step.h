@@ -173,8 +173,8 @@ EM_HD float softplus(float x) {
 }
 
 // h_n = 2^(dt a_n) h_n + dt u B_n for all n; `a` is A log2(e). Returns <C, h> + skip where kOutput, else 0.
-template <int kN, bool kOutput>
-EM_HD float step(float dt, float u, float skip, const float* a, const float* B, const float* C, float* h) {
+template <int kN, bool kOutput, typename Value>
+EM_HD float step(float dt, float u, float skip, const float* a, const Value* B, const Value* C, float* h) {
   const float dt_u = dt * u;
   float y = skip * u;
   EM_UNROLL

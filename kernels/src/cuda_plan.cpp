@@ -60,6 +60,15 @@ double chunked_clocks(double warps, double schedulers, int states, int64_t chunk
          scan_clocks(warps * count / schedulers, steps, states, true) + kCombineChunk * count + kTwoLaunches;
 }
 
+// Blocks: for all channels; to add up directions, `width` channels a thread; to combine chunks.
+int64_t tiles_of(int64_t channels) { return divide_up(channels, kMaxThreads); }
+int64_t reduce_blocks(const CudaShape& s, int64_t width) {
+  return divide_up(s.batch * s.positions * (s.channels / width), kMaxThreads);
+}
+int64_t combine_blocks(const CudaShape& s) {
+  return divide_up(s.batch * s.directions * s.states * s.channels, kMaxThreads);
+}
+
 // Lengths tried for a chunk: 16, 24, 32, 48, 64, ... steps.
 int64_t longer(int64_t steps) { return (steps & (steps - 1)) == 0 ? steps + steps / 2 : steps / 3 * 4; }
 
@@ -83,15 +92,17 @@ bool cuda_supports(const CudaShape& s, const char** why) {
     int64_t elements = 0;
     const bool fits = multiply(s.batch, s.positions + kGrain, &elements) &&
                       multiply(elements, s.directions * s.channels, &elements) && multiply(elements, 1024, &elements);
-    const int64_t blocks = fits ? elements / 1024 / kWarp / kGrain : 0;
-    if (!fits || blocks > kInt / 64) *why = "selective scan: more work than one CUDA grid can number";
+    // Steps are counted up to whole tiles, in an int. A plan takes no chunks that a grid could not number.
+    const bool counts = fits && s.positions <= kInt - kGrain && s.batch * s.directions * tiles_of(s.channels) <= kInt &&
+                        reduce_blocks(s, 1) <= kInt;
+    if (!counts) *why = "selective scan: more work than one CUDA grid can number";
   }
   return *why == nullptr;
 }
 
 CudaPlan cuda_plan(const CudaShape& s, int32_t algorithm, int32_t multiprocessors, int64_t available) {
   CudaPlan plan;
-  plan.tiles = divide_up(s.channels, kMaxThreads);
+  plan.tiles = tiles_of(s.channels);
   plan.threads = static_cast<int>(divide_up(divide_up(s.channels, plan.tiles), kWarp) * kWarp);
   for (int padded : {1, 4, 8, 16, 32, 64}) {
     plan.padded_states = padded;
@@ -109,7 +120,7 @@ CudaPlan cuda_plan(const CudaShape& s, int32_t algorithm, int32_t multiprocessor
   for (int64_t length = 16; length < s.steps; length = longer(length)) {
     const int64_t chunks = divide_up(s.steps, length);
     const double clocks = chunked_clocks(warps, schedulers, plan.padded_states, chunks, length);
-    const int64_t blocks = s.batch * s.directions * plan.tiles * chunks;
+    const int64_t blocks = std::max(s.batch * s.directions * plan.tiles * chunks, combine_blocks(s));
     if (clocks >= best || blocks > std::numeric_limits<int32_t>::max()) continue;
     const CudaWorkspace workspace = workspace_of(s, chunks);
     if (workspace.bytes() > available) continue;
@@ -172,14 +183,14 @@ int cuda_launches(const CudaShape& s, const CudaPlan& plan, const void* y, CudaL
   const int64_t walks = s.batch * s.directions * plan.tiles;
   if (plan.chunks > 1) {
     add("local_%s_%d", plan.padded_states, walks * (plan.chunks - 1), plan.threads);
-    add("combine_chunks", 0, divide_up(s.batch * s.directions * s.states * s.channels, kMaxThreads), kMaxThreads);
+    add("combine_chunks", 0, combine_blocks(s), kMaxThreads);
   }
   add("scan_%s_%d", plan.padded_states, walks * plan.chunks, plan.threads);
   if (s.directions > 1) {
     // Four channels at a time, where every row of y begins at a multiple of four elements.
     const uintptr_t row = s.dtype == EM_F32 ? 16 : 8;
     const int width = s.channels % 4 == 0 && reinterpret_cast<uintptr_t>(y) % row == 0 ? 4 : 1;
-    add("reduce_%s_%d", width, divide_up(s.batch * s.positions * (s.channels / width), kMaxThreads), kMaxThreads);
+    add("reduce_%s_%d", width, reduce_blocks(s, width), kMaxThreads);
   }
   return count;
 }

@@ -5,61 +5,46 @@
 #include <memory>
 #include <numeric>
 
-#include "../cuda/scan_lane.h"
+#include "../cuda/scan_block.h"
 #include "cuda_arguments.h"
+#include "cuda_block.h"
 
 using namespace edgemamba;
 using cuda::ScanArgs;
 
 namespace {
 
-std::vector<int> shuffled(int64_t count, std::mt19937* generator) {
-  std::vector<int> order(static_cast<size_t>(count));
-  std::iota(order.begin(), order.end(), 0);
-  std::shuffle(order.begin(), order.end(), *generator);
-  return order;
-}
+struct Machine {
+  std::mt19937 generator;
+  emulation::Block block;
+  Emulated done;
+};
 
-// scan.cu's `run`, where a thread goes from one barrier to the next before another one moves.
 template <typename T, int kN, bool kLocal>
-void run_block(const ScanArgs& s, unsigned block, int threads, std::mt19937* generator) {
-  typedef cuda::Lane<T, kN, kLocal> Thread;
-  std::vector<Thread> lanes(static_cast<size_t>(threads));
-  auto shared = std::make_unique<typename Thread::Shared>();
-  std::memset(static_cast<void*>(shared.get()), 0x7f, sizeof *shared);  // what is not written shows
-  for (int thread : shuffled(threads, generator)) {
-    Thread& lane = lanes[static_cast<size_t>(thread)];
-    lane.begin(s, block, thread, threads);
-    lane.fetch_positions(s, 0);
-    lane.stage_positions(0, *shared);
+void run_blocks(const ScanArgs& s, const CudaLaunch& launch, Machine* machine) {
+  typedef cuda::Lane<T, kN, kLocal, emulation::Watched> Thread;
+  std::vector<unsigned> blocks(static_cast<size_t>(launch.blocks));
+  std::iota(blocks.begin(), blocks.end(), 0u);
+  std::shuffle(blocks.begin(), blocks.end(), machine->generator);
+  const auto barrier = [machine] { machine->block.barrier(); };
+  for (unsigned block : blocks) {
+    const auto shared = std::make_unique<typename Thread::Shared>();
+    machine->block.run(launch.threads,
+                       [&](int thread) { cuda::walk<Thread>(s, block, thread, launch.threads, *shared, barrier); });
   }
-  const int tiles = lanes[0].tiles();
-  for (int k = -1; k < tiles; ++k) {
-    for (int thread : shuffled(threads, generator)) {
-      Thread& lane = lanes[static_cast<size_t>(thread)];
-      lane.fetch(s, k + 1, *shared);
-      lane.fetch_positions(s, k + 2);
-      if (k >= 0) lane.compute(s, k, *shared);
-      lane.stage(s, k + 1, *shared);
-      lane.stage_positions(k + 2, *shared);
-    }
-  }
-  for (const Thread& lane : lanes) lane.finish(s, block);
+  machine->done.barriers = machine->block.barriers();
 }
 
 template <typename T, bool kLocal>
-void run_states(const ScanArgs& s, const CudaLaunch& launch, int padded, std::mt19937* generator) {
-  for (int block : shuffled(launch.blocks, generator)) {
-    const unsigned at = static_cast<unsigned>(block);
-    switch (padded) {
-      case 1: run_block<T, 1, kLocal>(s, at, launch.threads, generator); break;
-      case 4: run_block<T, 4, kLocal>(s, at, launch.threads, generator); break;
-      case 8: run_block<T, 8, kLocal>(s, at, launch.threads, generator); break;
-      case 16: run_block<T, 16, kLocal>(s, at, launch.threads, generator); break;
-      case 32: run_block<T, 32, kLocal>(s, at, launch.threads, generator); break;
-      case 64: run_block<T, 64, kLocal>(s, at, launch.threads, generator); break;
-      default: fail("no kernel %s", launch.kernel);
-    }
+void run_states(const ScanArgs& s, const CudaLaunch& launch, int padded, Machine* machine) {
+  switch (padded) {
+    case 1: return run_blocks<T, 1, kLocal>(s, launch, machine);
+    case 4: return run_blocks<T, 4, kLocal>(s, launch, machine);
+    case 8: return run_blocks<T, 8, kLocal>(s, launch, machine);
+    case 16: return run_blocks<T, 16, kLocal>(s, launch, machine);
+    case 32: return run_blocks<T, 32, kLocal>(s, launch, machine);
+    case 64: return run_blocks<T, 64, kLocal>(s, launch, machine);
+    default: fail("no kernel %s", launch.kernel);
   }
 }
 
@@ -71,12 +56,12 @@ void for_items(const CudaLaunch& launch, int64_t items, const Body& body) {
 
 // A launch by its kernel's name, as the driver would find it.
 template <typename T>
-void run_launch(const ScanArgs& s, const CudaLaunch& launch, std::mt19937* generator) {
+void run_launch(const ScanArgs& s, const CudaLaunch& launch, Machine* machine) {
   const int number = std::atoi(std::strrchr(launch.kernel, '_') + 1);
   if (std::strncmp(launch.kernel, "local_", 6) == 0) {
-    run_states<T, true>(s, launch, number, generator);
+    run_states<T, true>(s, launch, number, machine);
   } else if (std::strncmp(launch.kernel, "scan_", 5) == 0) {
-    run_states<T, false>(s, launch, number, generator);
+    run_states<T, false>(s, launch, number, machine);
   } else if (std::strcmp(launch.kernel, "combine_chunks") == 0) {
     for_items(launch, s.batch * s.directions * s.states_per_channel * s.channels,
               [&](int64_t i) { cuda::combine(s, i); });
@@ -89,15 +74,17 @@ void run_launch(const ScanArgs& s, const CudaLaunch& launch, std::mt19937* gener
 
 }  // namespace
 
-int64_t emulate(const Problem& problem, int32_t algorithm, int32_t multiprocessors, unsigned seed, void* y) {
-  std::mt19937 generator(seed);
+Emulated emulate(const Problem& problem, int32_t algorithm, int32_t multiprocessors, unsigned seed, void* y,
+                 int left_out) {
+  Machine machine{std::mt19937(seed), emulation::Block(seed, left_out), {}};
   const CudaShape shape = cuda_shape(problem);
   const CudaPlan plan = cuda_plan(shape, algorithm, multiprocessors);
   // Exactly what was asked for, so that the address sanitizer sees a step beyond; garbage in it, NaN as float.
   std::vector<unsigned char> workspace(static_cast<size_t>(plan.workspace.bytes()), 0xff);
   if (problem.directions == 1) {
     const int64_t element = problem.dtype == EM_F32 ? 4 : 2;
-    std::memset(y, 0, static_cast<size_t>(problem.batch * problem.positions * problem.channels * element));
+    const int64_t bytes = problem.batch * problem.positions * problem.channels * element;
+    if (bytes > 0) std::memset(y, 0, static_cast<size_t>(bytes));
   } else {
     std::memset(workspace.data(), 0xff, static_cast<size_t>(problem.directions * problem.positions * 4));
   }
@@ -106,10 +93,10 @@ int64_t emulate(const Problem& problem, int32_t algorithm, int32_t multiprocesso
   const int count = cuda_launches(shape, plan, y, launches);
   for (int i = 0; i < count; ++i) {
     switch (problem.dtype) {
-      case EM_F16: run_launch<cuda::F16>(args, launches[i], &generator); break;
-      case EM_BF16: run_launch<cuda::BF16>(args, launches[i], &generator); break;
-      default: run_launch<cuda::F32>(args, launches[i], &generator);
+      case EM_F16: run_launch<cuda::F16>(args, launches[i], &machine); break;
+      case EM_BF16: run_launch<cuda::BF16>(args, launches[i], &machine); break;
+      default: run_launch<cuda::F32>(args, launches[i], &machine);
     }
   }
-  return plan.chunks;
+  return {plan.chunks, machine.done.barriers, machine.block.races(), machine.block.unwritten()};
 }

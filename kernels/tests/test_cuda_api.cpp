@@ -64,7 +64,8 @@ void bad_arguments() {
   }
 }
 
-// `order` is not read: entries that the CPU refuses pass here, and what stops the call is the missing driver or context.
+// `order` is not read: entries that the CPU refuses pass here, and what stops the call is the missing driver or
+// context.
 void contents_of_order() {
   Call call;
   call.c.order[3] = 1000;

@@ -1,6 +1,7 @@
 // The plan: which form for which shape, workspaces, grids.
 #include <cstring>
 
+#include "../cuda/scan_lane.h"
 #include "cuda_emulation.h"
 #include "edgemamba/scan_cuda.h"
 
@@ -60,10 +61,10 @@ void workspaces() {
   if (tight.chunks >= plan.chunks || tight.chunks < 2) fail("tight: %lld chunks", static_cast<long long>(tight.chunks));
   const int64_t sequential = static_cast<int64_t>(bytes(kOneImage, EM_CUDA_SEQUENTIAL, kH200));
   expect("none fit", cuda_plan(kOneImage, EM_CUDA_AUTO, kH200, sequential).chunks, 1);
-  for (const CudaShape& bad : {CudaShape{1, 8, 4, 1, 65, 8, EM_F32}, CudaShape{1, 8, 4, 1, 4, 9, EM_F32},
-                               CudaShape{1, 8, 4, 0, 4, 8, EM_F32}, CudaShape{-1, 8, 4, 1, 4, 8, EM_F32},
-                               CudaShape{1LL << 62, 8, 4, 1, 4, 8, EM_F32}, CudaShape{1, 8, 4, 1, 4, 8, EM_F64},
-                               CudaShape{1, 8, 1LL << 40, 1 << 20, 4, 8, EM_F32}}) {
+  for (const CudaShape& bad :
+       {CudaShape{1, 8, 4, 1, 65, 8, EM_F32}, CudaShape{1, 8, 4, 1, 4, 9, EM_F32}, CudaShape{1, 8, 4, 0, 4, 8, EM_F32},
+        CudaShape{-1, 8, 4, 1, 4, 8, EM_F32}, CudaShape{1LL << 62, 8, 4, 1, 4, 8, EM_F32},
+        CudaShape{1, 8, 4, 1, 4, 8, EM_F64}, CudaShape{1, 8, 1LL << 40, 1 << 20, 4, 8, EM_F32}}) {
     expect("unsupported", static_cast<int64_t>(bytes(bad, EM_CUDA_AUTO, 0)), -1);
   }
   expect("no such algorithm", static_cast<int64_t>(bytes(kVim, 3, 0)), -1);
@@ -104,10 +105,48 @@ void launches() {
   }
 }
 
+// Tensors of more than 2^31 elements, and of more bytes than 32 bits count.
+void large_shapes() {
+  const CudaShape shape = {256, 12544, 768, 4, 16, 12544, EM_F16};
+  constexpr int64_t kDelta = 256LL * 12544 * 4 * 768, kY = 256LL * 12544 * 768;
+  expect("large: algorithm", choice(shape, kH200), EM_CUDA_SEQUENTIAL);
+  expect("large: workspace", static_cast<int64_t>(bytes(shape, EM_CUDA_AUTO, kH200)), 4 * 12544 * 4 + kDelta * 4);
+  const CudaPlan plan = cuda_plan(shape, EM_CUDA_AUTO, kH200);
+  CudaLaunch found[kMaxLaunches];
+  expect("large: launches", cuda_launches(shape, plan, nullptr, found), 2);
+  expect("large: scan", found[0].blocks, 256 * 4 * 6);
+  expect("large: reduction", found[1].blocks, kY / 4 / 128);
+
+  Problem problem = {};
+  problem.batch = 256, problem.positions = problem.steps = 12544, problem.directions = problem.u_directions = 4;
+  problem.channels = 768, problem.states = 16, problem.dtype = EM_F16;
+  const cuda::ScanArgs args = cuda_args(problem, plan, nullptr, nullptr);
+  const cuda::Block last = cuda::block_at(static_cast<unsigned>(found[0].blocks - 1), 6, 1, 4);
+  if (last.batch != 255 || last.direction != 3 || last.chunk != 0 || last.tile != 5) fail("large: the last block");
+  // The last element of each tensor, as the last thread of the last block reaches it.
+  const auto* const base = reinterpret_cast<const unsigned short*>(uintptr_t{1} << 45);
+  const auto reached = [&](cuda::Index start, int row, int64_t column) {
+    return static_cast<int64_t>(cuda::rows_on(base + start + column, 12543, row) - base);
+  };
+  expect("large: u", reached(cuda::u_start(args, 255, 3), args.u_row, 767), kDelta - 1);
+  expect("large: delta", reached(cuda::input_start(args, 255, 3), args.delta_row, 767), kDelta - 1);
+  expect("large: B", reached(cuda::projection_start(args, 255, 3), args.projection_row, 15),
+         256LL * 12544 * 4 * 16 - 1);
+  expect("large: y", reached(255LL * 12544 * 768, args.y_row, 767), kY - 1);
+  expect("large: partial", cuda::partial_start(args, 255, 3) + 12543LL * 768 + 767, kDelta - 1);
+  // Past what a grid, or an int of steps, can number.
+  for (const CudaShape& bad :
+       {CudaShape{1 << 20, 1 << 20, 1, 1, 1, 1, EM_F16}, CudaShape{1 << 28, 1, 1024, 2, 1, 1, EM_F16},
+        CudaShape{1, (1LL << 31) - 1, 1, 1, 1, 1, EM_F16}}) {
+    expect("too large", static_cast<int64_t>(bytes(bad, EM_CUDA_AUTO, 0)), -1);
+  }
+}
+
 }  // namespace
 
 void test_cuda_plan() {
   choices();
   workspaces();
   launches();
+  large_shapes();
 }
