@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="a folder of golden cases (<family>/<case>.safetensors + .json); default: the subset in tests/golden",
     )
+    parser.addoption(
+        "--fuzz-seconds",
+        type=float,
+        default=0.0,
+        help="how long each fuzz test goes on; default: a few hundred examples, always the same",
+    )
+    parser.addoption("--fuzz-seed", type=int, default=0, help="another number: other examples")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fuzz tests may take as long as they are told to."""
+    if seconds := config.getoption("--fuzz-seconds"):
+        for item in items:
+            if "fuzzing" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.timeout(300 + 3 * seconds))
+
+
+@dataclass(frozen=True)
+class Fuzzing:
+    """For how many seconds a fuzz test goes on (0: one round), and the seed of its first round."""
+
+    seconds: float
+    seed: int
+
+    def rounds(self) -> Iterator[int]:
+        """Seeds, one for each round: at least one, and no new one after the time is up."""
+        end = time.monotonic() + self.seconds
+        for seed in itertools.count(self.seed):
+            yield seed
+            if time.monotonic() >= end:
+                return
+
+
+@pytest.fixture(scope="session")
+def fuzzing(request: pytest.FixtureRequest) -> Fuzzing:
+    return Fuzzing(request.config.getoption("--fuzz-seconds"), request.config.getoption("--fuzz-seed"))
 
 
 def golden_folder(config: pytest.Config) -> Path:

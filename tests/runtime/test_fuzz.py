@@ -1,7 +1,7 @@
 """Damaged and hostile DICOM files and manifests: pixels, or one line that says why not, in bounded memory.
 
-A few hundred examples as a test; ``EDGEMAMBA_FUZZ_SECONDS=600 pytest tests/runtime/test_fuzz.py`` goes on for that long, each of
-the two; ``EDGEMAMBA_FUZZ_SEED`` lets another run try other files.
+A few hundred examples as a test; ``pytest tests/runtime/test_fuzz.py --fuzz-seconds 600 -s`` goes on for that long, each of the
+two, and says how many there were; ``--fuzz-seed`` lets another run try other files.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -20,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Fuzzing
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from runtime.bundled_dicom import dicom_folder
 
 from edgemamba.runtime import open_source
 from edgemamba.runtime.bundle import MANIFEST, Bundle
@@ -30,11 +30,8 @@ from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.memory import resident_bytes
 
 pydicom = pytest.importorskip("pydicom")
-from pydicom.data import get_testdata_file  # noqa: E402
 
-FIRST_SEED = int(os.environ.get("EDGEMAMBA_FUZZ_SEED", "0"))
-SECONDS = float(os.environ.get("EDGEMAMBA_FUZZ_SECONDS", "0"))
-FOLDER = Path(get_testdata_file("CT_small.dcm", download=False)).parent
+FOLDER = dicom_folder()
 # One or two of each transfer syntax, photometric interpretation and kind of pixel data; small, so that many are tried.
 SEEDS = (
     "CT_small.dcm",
@@ -79,14 +76,13 @@ VALUES = st.one_of(
 MOST_GROWTH = 1 << 30  # bytes: decoding the largest frame that is allowed takes less
 
 
-def fuzz(body: Callable[..., None], examples: int) -> int:
+def fuzz(body: Callable[..., None], examples: int, fuzzing: Fuzzing) -> int:
     """Run the body on drawn data: a test's worth, or for the time that was asked for. How many rounds."""
     options = settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    end = time.monotonic() + SECONDS
     rounds = 0
-    while rounds == 0 or time.monotonic() < end:
+    for drawn in fuzzing.rounds():
         # A drawn test each round; always the same ones in a short run.
-        seed(FIRST_SEED + rounds)(options(given(st.data())(body)))()
+        seed(drawn)(options(given(st.data())(body)))()
         rounds += 1
     return rounds
 
@@ -142,8 +138,7 @@ def _quiet() -> Iterator[None]:
     logging.getLogger("edgemamba.runtime").setLevel(logging.NOTSET)
 
 
-@pytest.mark.timeout(300 + 3 * SECONDS)
-def test_dicom_files(tmp_path: Path) -> None:
+def test_dicom_files(tmp_path: Path, fuzzing: Fuzzing) -> None:
     contents = {name: (FOLDER / name).read_bytes() for name in SEEDS}
     count = {"files": 0, "frames": 0, "refused": 0}
     before = resident_bytes() or 0
@@ -168,7 +163,7 @@ def test_dicom_files(tmp_path: Path) -> None:
             reason = str(error)
         assert "\n" not in reason
 
-    rounds = fuzz(body, 400)
+    rounds = fuzz(body, 400, fuzzing)
     growth = ((resident_bytes() or 0) - before) >> 20
     print(f"\n{count} in {rounds} rounds; resident memory grew by {growth} MiB")
     assert count["frames"] > count["files"] / 20, "too little is decoded to say anything about decoding"
@@ -207,8 +202,7 @@ def replaced(value: Any, data: st.DataObject) -> Any:
     return data.draw(JSON)
 
 
-@pytest.mark.timeout(300 + 3 * SECONDS)
-def test_manifests(colour_bundle: Path, tmp_path: Path) -> None:
+def test_manifests(colour_bundle: Path, tmp_path: Path, fuzzing: Fuzzing) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(colour_bundle, folder)
     original = (folder / MANIFEST).read_bytes()
@@ -233,6 +227,6 @@ def test_manifests(colour_bundle: Path, tmp_path: Path) -> None:
         for name in names:
             assert (folder / name).resolve().is_relative_to(folder.resolve())
 
-    rounds = fuzz(body, 200)
+    rounds = fuzz(body, 200, fuzzing)
     print(f"\n{count} in {rounds} rounds")
     assert count["manifests"] > count["refused"] > count["manifests"] / 4
