@@ -9,21 +9,24 @@ import onnx
 from numpy.typing import NDArray
 
 from edgemamba.export import layers, reference
-from edgemamba.export.deployment import INPUT, OUTPUT, DeployedModel
+from edgemamba.export.deployment import INPUT, OUTPUT, Deployed
 from edgemamba.export.probing import run_probed
 from edgemamba.runtime.bundle import MODEL, MODEL_DATA
 from edgemamba.runtime.errors import EdgeMambaError, ExportError
-from edgemamba.runtime.preprocessing import FULL_SCALE, Preprocessing
 
 # Relative difference (L2) above which a value is not the module's output but another tensor of the same shape.
 _SAME = 0.1
+# Axes of an input of patches, and its elements up to which every module's output is kept at once: 128^3 would take many GiB.
+_VOLUMES = 5
+_LARGEST_PROBED = 1 << 19
 
 
-def check(graph: onnx.ModelProto, deployed: DeployedModel, preprocessing: Preprocessing, folder: Path) -> None:
+def check(graph: onnx.ModelProto, deployed: Deployed, folder: Path) -> None:
     """Validate the graph, run it once in stock ONNX Runtime, and drop the module notes that do not hold.
 
     Which value is a module's output was inferred from the graph's structure. Here each such value is compared with what the
-    module returns; notes that prove wrong are removed, so that a later search for a diverging layer can rely on the rest.
+    module returns; notes that prove wrong are removed, so that a later search for a diverging layer can rely on the rest. With
+    patches too large for that, all are.
 
     Args:
         folder: where weights are that are not in the graph.
@@ -39,7 +42,9 @@ def check(graph: onnx.ModelProto, deployed: DeployedModel, preprocessing: Prepro
             onnx.checker.check_model(graph, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
-    frames = sample_frame(preprocessing, static_batch=_static_batch(graph))
+    frames = deployed.sample(_static_batch(graph))
+    if frames.ndim == _VOLUMES and frames.size > _LARGEST_PROBED:
+        layers.drop_modules(graph)
     recorded = layers.recorded_modules(graph)
     try:
         outputs = run_probed(graph, "ort-function", sorted(set(recorded.values())), frames, folder)
@@ -49,6 +54,8 @@ def check(graph: onnx.ModelProto, deployed: DeployedModel, preprocessing: Prepro
         raise ExportError(
             "the exported graph returns values that are not finite (with fp16: its activations overflow; use fp32)"
         )
+    if not recorded:
+        return
     truth = reference.tape(deployed, frames)
     same = _close(outputs[OUTPUT], reference.run(deployed, frames))
     for node in graph.graph.node:
@@ -59,13 +66,6 @@ def check(graph: onnx.ModelProto, deployed: DeployedModel, preprocessing: Prepro
             entry.value = " ".join(name for name in held if not same or _close(value, truth[name]))
             if not entry.value:
                 node.metadata_props.remove(entry)
-
-
-def sample_frame(preprocessing: Preprocessing, static_batch: int = 1) -> NDArray[np.generic]:
-    """A frame of seeded noise of the input's dtype."""
-    generator = np.random.default_rng(0)
-    noise = generator.random((static_batch, *preprocessing.size, preprocessing.channels))
-    return (noise * FULL_SCALE[preprocessing.dtype]).astype(preprocessing.dtype)
 
 
 def _static_batch(graph: onnx.ModelProto) -> int:

@@ -19,17 +19,19 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgemamba.export import layers
-from edgemamba.export.deployment import INPUT, OUTPUT, TORCH_DTYPES, DeployedModel, deploy
+from edgemamba.export.deployment import INPUT, OUTPUT, Deployed, Recipe, deploy
 from edgemamba.export.function import selective_scan_function
 from edgemamba.export.half import to_float16
 from edgemamba.export.simplification import simplify
 from edgemamba.export.translation import onnxscript_version, translation_table
+from edgemamba.export.volume_recipes import patch_of, volume_card
 from edgemamba.export.writing import BundleWriter
 from edgemamba.runtime import __version__
 from edgemamba.runtime.bundle import Bundle, Manifest, ModelCard, SourceCard, TensorCard, timestamp
 from edgemamba.runtime.errors import ExportError
 from edgemamba.runtime.operator import OP_TYPE
 from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.runtime.volumes.card import VolumeCard
 
 Precision = Literal["fp32", "fp16"]
 Axis = Literal["batch", "height", "width"]
@@ -43,7 +45,7 @@ _AXES: dict[str, int] = {"batch": 0, "height": 1, "width": 2}
 class ExportOptions:
     """How a model is exported; see :func:`export` for the meaning of each field."""
 
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]
     precision: Precision = "fp32"
     dynamic: tuple[Axis, ...] = ("batch",)
     opset: int = 20
@@ -58,6 +60,8 @@ class ExportOptions:
         for axis in self.dynamic:
             if axis not in _AXES:
                 raise ExportError(f"dynamic axis {axis!r} is not known; choose from: {', '.join(_AXES)}")
+            if len(self.image_size) == 3 and axis != "batch":
+                raise ExportError(f"dynamic axis {axis!r}: models of volumes take patches of one size")
         if min(self.image_size) < 1:
             raise ExportError(f"image size {self.image_size} is not positive")
 
@@ -66,7 +70,8 @@ def export(
     model: nn.Module,
     out: str | Path,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+    volume: VolumeCard | None = None,
     precision: Precision = "fp32",
     dynamic: Sequence[Axis] = ("batch",),
     class_names: Sequence[str] = (),
@@ -79,9 +84,12 @@ def export(
     """Write a bundle: one ONNX graph for every runtime, a manifest with digests, and the weights that `verify` starts from.
 
     Args:
-        model: a backbone of :func:`edgemamba.train.create_model`; it is copied, and left as it is.
+        model: of :func:`edgemamba.train.create_model`; it is copied, and left as it is. Its ``task`` is ``classification``
+            (where it states none) or ``segmentation``; it is one of volumes if ``config.img_size`` has three sides.
         out: the bundle's folder. It appears at once when all is written and checked; an interrupted export leaves nothing.
-        image_size: height and width in pixels; by default the model's own preprocessing states it.
+        image_size: height and width in pixels; by default the model's own preprocessing states it. Of volumes: depth, height
+            and width of the patch, by default the card's or ``config.img_size``.
+        volume: how a device makes the input of a model of volumes; by default ``model.volume``, where it is such a card.
         precision: ``fp32``, or ``fp16`` (what stays float32 is listed in :mod:`edgemamba.export.half`).
         dynamic: the axes of the input that may vary: ``batch``, ``height``, ``width``.
         class_names: one per logit; none is fine.
@@ -94,26 +102,33 @@ def export(
     Raises:
         ExportError: the options, the model and ``out`` do not go together; the message says which and why.
     """
-    preprocessing = _preprocessing(model, image_size)
-    options = ExportOptions(preprocessing.size, precision, tuple(dynamic), opset)
+    recipe: Recipe
+    if volume is not None or patch_of(model) is not None:
+        recipe = volume_card(model, volume, image_size)
+        options = ExportOptions(recipe.patch, precision, tuple(dynamic), opset)
+    else:
+        recipe = _preprocessing(model, image_size)
+        options = ExportOptions(recipe.size, precision, tuple(dynamic), opset)
     writer = BundleWriter(Path(out), force=force)
-    deployed = deploy(model, preprocessing)
+    deployed = deploy(model, recipe)
     names = tuple(class_names)
     # Known before the minutes that tracing may take, where the model says it; the graph has the last word.
     _check_names(names, getattr(model, "num_classes", None))
 
     progress("tracing the model")
-    graph, shape = to_onnx(deployed, options, preprocessing)
-    num_classes = shape[1]
-    _check_names(names, num_classes)
+    graph, shape = to_onnx(deployed, options)
+    segmenter = len(shape) > 2
+    _check_names(names, shape[1])
 
     progress("checking the graph")
     card = source if isinstance(source, SourceCard) or source is None else writer.source_card(Path(source))
     manifest = Manifest(
         model=ModelCard(name=_model_name(model), config=_config(model)),
-        input=TensorCard(name=INPUT, dtype=preprocessing.dtype, shape=_input_shape(options)),
-        outputs=(TensorCard(name=OUTPUT, dtype="float32", shape=(_axis("batch", 1, options), num_classes)),),
-        preprocessing=preprocessing,
+        input=TensorCard(name=INPUT, dtype=deployed.dtype, shape=_input_shape(deployed, options)),
+        outputs=(TensorCard(name=OUTPUT, dtype="float32", shape=_output_shape(shape[1], segmenter, options)),),
+        task="segmentation" if segmenter else "classification",
+        preprocessing=recipe if isinstance(recipe, Preprocessing) else None,
+        volume=recipe if isinstance(recipe, VolumeCard) else None,
         class_names=names,
         precision=precision,
         opset=opset,
@@ -130,14 +145,12 @@ def _check_names(names: Sequence[str], num_classes: object) -> None:
         raise ExportError(f"{len(names)} class names were given for {num_classes} classes")
 
 
-def to_onnx(
-    deployed: DeployedModel, options: ExportOptions, preprocessing: Preprocessing
-) -> tuple[onnx.ModelProto, tuple[int | str, ...]]:
+def to_onnx(deployed: Deployed, options: ExportOptions) -> tuple[onnx.ModelProto, tuple[int | str, ...]]:
     """The graph with its function, and the shape of the logits.
 
     The same model, options and tool versions give the same bytes.
     """
-    model = _trace(deployed, options, preprocessing)
+    model = _trace(deployed, options)
     with _quiet("onnxscript", "onnx_ir"):  # what cannot be folded stays as it is
         simplify(model)
     layers.complete_scopes(model.graph)
@@ -153,20 +166,33 @@ def to_onnx(
     model.producer_name, model.producer_version = "edgemamba", __version__
     model.graph.name = "edgemamba"
 
-    shape = model.graph.outputs[0].shape
-    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
-        raise ExportError(f"the model's output is not (B, num_classes) logits but {shape}")
+    shape = _checked(model.graph.outputs[0].shape, deployed, options)
     proto = ir.to_proto(model)
     if any(node.op_type == OP_TYPE for node in proto.graph.node):
         proto.functions.append(selective_scan_function(options.opset))
-    return proto, (str(shape[0]), shape[1])
+    return proto, shape
 
 
-def _trace(deployed: DeployedModel, options: ExportOptions, preprocessing: Preprocessing) -> ir.Model:
+def _checked(shape: ir.Shape | None, deployed: Deployed, options: ExportOptions) -> tuple[int | str, ...]:
+    """The logits' shape, where the model is a classifier or a segmenter at the input's resolution."""
+    space = options.image_size
+    found = () if shape is None else tuple(extent if isinstance(extent, int) else str(extent) for extent in shape)
+    task = str(getattr(deployed.model, "task", "segmentation" if len(space) == 3 else "classification"))
+    kinds = {"classification": 2, "segmentation": 2 + len(space)}
+    if task not in kinds:
+        raise ExportError(f"{_model_name(deployed.model)} is for {task}; known are {' and '.join(kinds)}")
+    form = "(B, num_classes)" if task == "classification" else f"(B, num_classes, {', '.join(map(str, space))})"
+    spoiled = any(isinstance(extent, int) and extent != side for extent, side in zip(found[2:], space, strict=False))
+    if len(found) != kinds[task] or not isinstance(found[1], int) or spoiled:
+        raise ExportError(f"the model's output is not {form} logits but {found or 'of unknown shape'}")
+    return found
+
+
+def _trace(deployed: Deployed, options: ExportOptions) -> ir.Model:
     """Run torch's exporter; what it cannot do becomes one line."""
     # Two frames: an example of one would let the exporter take a dynamic batch for a constant.
     batch = 2 if "batch" in options.dynamic else 1
-    example = torch.zeros(batch, *options.image_size, 3, dtype=TORCH_DTYPES[preprocessing.dtype])
+    example = deployed.example(batch)
     dynamic: dict[int, Any] = {_AXES[axis]: axis for axis in options.dynamic}
     try:
         with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir", "torch"):
@@ -223,13 +249,15 @@ def _reason(error: BaseException) -> str:
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
-def _preprocessing(model: nn.Module, image_size: int | tuple[int, int] | None) -> Preprocessing:
+def _preprocessing(model: nn.Module, image_size: int | tuple[int, ...] | None) -> Preprocessing:
     recipe = getattr(model, "preprocessing", None)
     if not isinstance(recipe, Preprocessing):
         raise ExportError(f"{type(model).__name__} has no preprocessing; make it with edgemamba.train.create_model")
     if image_size is None:
         return recipe
-    size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2:
+        raise ExportError(f"{_model_name(model)} takes pictures; its image size is height and width, not {size}")
     try:
         return Preprocessing.model_validate({**recipe.model_dump(), "size": size})
     except ValidationError as error:
@@ -249,9 +277,23 @@ def _axis(axis: Axis, size: int, options: ExportOptions) -> int | str:
     return axis if axis in options.dynamic else size
 
 
-def _input_shape(options: ExportOptions) -> tuple[int | str, ...]:
+def _input_shape(deployed: Deployed, options: ExportOptions) -> tuple[int | str, ...]:
+    extents = deployed.extents()
+    if len(options.image_size) == 3:
+        return _axis("batch", 1, options), *extents
+    return _axis("batch", 1, options), *_picture_space(options), extents[-1]
+
+
+def _output_shape(num_classes: int | str, segmenter: bool, options: ExportOptions) -> tuple[int | str, ...]:
+    shape = _axis("batch", 1, options), num_classes
+    if not segmenter:
+        return shape
+    return *shape, *(options.image_size if len(options.image_size) == 3 else _picture_space(options))
+
+
+def _picture_space(options: ExportOptions) -> tuple[int | str, int | str]:
     height, width = options.image_size
-    return _axis("batch", 1, options), _axis("height", height, options), _axis("width", width, options), 3
+    return _axis("height", height, options), _axis("width", width, options)
 
 
 def tool_versions() -> dict[str, str]:

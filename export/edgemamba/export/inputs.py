@@ -18,9 +18,9 @@ class Samples:
     """Preprocessed frames and what a report says about them.
 
     Attributes:
-        frames: (N, H, W, 3), of the dtype and size of the graph's input.
+        frames: (N, H, W, 3) pictures or (N, C, D, H, W) patches, of the dtype and size of the graph's input.
         names: one per frame.
-        kind: ``pictures`` or ``synthetic``.
+        kind: ``pictures``, ``volumes`` or ``synthetic``.
         source: the folder's or file's name, without its path; empty for synthetic pictures.
         skipped: why frames of the source were left out.
         clinical: some frames came from DICOM; a report shows none of them.
@@ -32,6 +32,15 @@ class Samples:
     source: str
     skipped: tuple[str, ...] = ()
     clinical: bool = False
+
+    def pictures(self) -> NDArray[np.generic]:
+        """Each frame to look at, (N, H, W, 3): of a patch the middle slice of its first modality, from least to greatest."""
+        if self.frames.ndim == 4:
+            return self.frames
+        slices = self.frames[:, 0, self.frames.shape[2] // 2].astype(np.float32)
+        low, high = (function(slices, axis=(1, 2), keepdims=True) for function in (np.min, np.max))
+        unit = (slices - low) / np.maximum(high - low, 1e-6)
+        return np.repeat(unit[..., None], 3, axis=3)
 
 
 def pictures(path: str | Path, recipe: Preprocessing, limit: int) -> Samples:

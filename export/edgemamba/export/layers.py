@@ -140,3 +140,10 @@ def recorded_modules(model: onnx.ModelProto) -> dict[str, str]:
         if entry.key == MODULE_KEY
         for module in entry.value.split()
     }
+
+
+def drop_modules(model: onnx.ModelProto) -> None:
+    """Remove the map."""
+    for node in model.graph.node:
+        for entry in [entry for entry in node.metadata_props if entry.key == MODULE_KEY]:
+            node.metadata_props.remove(entry)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgemamba.export.deployment import DeployedModel, deploy
+from edgemamba.export.deployment import Deployed, deploy
 from edgemamba.runtime.bundle import WEIGHTS, Bundle
 from edgemamba.runtime.errors import BundleError, CheckpointError, EdgeMambaError
 from edgemamba.train import create_model
@@ -22,7 +22,7 @@ from edgemamba.train import create_model
 SCAN_PREFIX = "scan:"
 
 
-def reference_model(bundle: Bundle) -> DeployedModel:
+def reference_model(bundle: Bundle) -> Deployed:
     """The float32 PyTorch model that a bundle was exported from, rebuilt from its manifest and ``weights.safetensors``.
 
     Raises:
@@ -39,7 +39,7 @@ def reference_model(bundle: Bundle) -> DeployedModel:
     except (RuntimeError, ValueError) as error:
         line = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{bundle.path}: {WEIGHTS} does not fit {bundle.manifest.model.name}: {line}") from None
-    return deploy(model, bundle.manifest.preprocessing)
+    return deploy(model, bundle.manifest.volume or bundle.manifest.preprocessing)
 
 
 def architecture(bundle: Bundle) -> nn.Module:
@@ -65,14 +65,14 @@ def architecture(bundle: Bundle) -> nn.Module:
 
 
 @torch.no_grad()
-def run(deployed: DeployedModel, frames: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Logits, float32 (B, num_classes), of frames (B, H, W, 3)."""
+def run(deployed: Deployed, frames: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Logits, float32 (B, num_classes, ...), of frames (B, H, W, 3) or patches (B, C, D, H, W)."""
     logits: NDArray[np.float32] = deployed(torch.from_numpy(frames)).numpy()
     return logits
 
 
 @torch.no_grad()
-def tape(deployed: DeployedModel, frames: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+def tape(deployed: Deployed, frames: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
     """What every module and every selective scan returned, by module path (without the wrapper's ``model.``) and ``scan:k``.
 
     Modules that return no single tensor, or that run more than once, are left out.

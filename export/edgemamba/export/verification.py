@@ -16,10 +16,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from edgemamba.export import inputs as samples_of
-from edgemamba.export import reference
+from edgemamba.export import reference, volume_samples
 from edgemamba.export.bisection import Divergence, Fetch, locate, probes_for_modules
-from edgemamba.export.deployment import OUTPUT, DeployedModel, deploy
+from edgemamba.export.deployment import OUTPUT, Deployed, deploy
 from edgemamba.export.inputs import Samples
+from edgemamba.export.mask_parity import compare_masks
 from edgemamba.export.parity import (
     PARITY_HTML,
     PARITY_JSON,
@@ -33,7 +34,7 @@ from edgemamba.export.parity import (
 from edgemamba.export.probing import SESSIONS, run_probed
 from edgemamba.export.report import write_html
 from edgemamba.runtime import __version__
-from edgemamba.runtime.bundle import MODEL, WEIGHTS, Bundle, ParitySummary, sha256, timestamp
+from edgemamba.runtime.bundle import MODEL, WEIGHTS, Bundle, Manifest, ParitySummary, sha256, timestamp
 from edgemamba.runtime.engines import available, load
 from edgemamba.runtime.errors import BundleError, CheckpointError, EdgeMambaError, EngineError, ExportError
 from edgemamba.train import load_checkpoint
@@ -41,6 +42,9 @@ from edgemamba.train import load_checkpoint
 #: Pictures made where none are given, and frames taken from a source where no number is.
 SYNTHETIC_SAMPLES = 18
 SOURCE_SAMPLES = 64
+#: The same of patches of volumes.
+SYNTHETIC_PATCHES = 4
+SOURCE_PATCHES = 8
 # Latency is the median of single-frame runs: at most this many, in at most about this many seconds.
 _LATENCY_RUNS = 20
 _LATENCY_SECONDS = 2.0
@@ -71,10 +75,12 @@ def verify(
     Args:
         path: the bundle.
         backends: names of :data:`edgemamba.runtime.engines.BACKENDS`; by default all that this machine can run.
-        inputs: anything that `edgemamba run` reads (a folder of pictures, a video, DICOM); by default seeded synthetic pictures.
+        inputs: anything that `edgemamba run` reads (a folder of pictures, a video, DICOM; for models of volumes a series or
+            NIfTI); by default seeded synthetic pictures or patches.
         checkpoint: where PyTorch's weights come from, in place of the bundle's ``weights.safetensors``.
-        samples: number of frames: by default 18 synthetic ones, or up to 64 of ``inputs``.
-        batch: frames per run, where the graph's batch is dynamic; the last run is smaller where it does not divide.
+        samples: number of frames: by default 18 synthetic ones, or up to 64 of ``inputs``; of patches 4, or up to 8.
+        batch: frames per run, where the graph's batch is dynamic; the last run is smaller where it does not divide. Patches of
+            volumes are run one by one.
         seed: of the synthetic pictures.
         tolerance: by default the precision's (:meth:`Tolerance.of`).
         bisect: search for the first diverging tensor where a backend fails.
@@ -91,17 +97,15 @@ def verify(
         raise ExportError(f"batch ({batch}) and samples ({samples}) must be at least 1")
     bundle = path if isinstance(path, Bundle) else Bundle.load(path)
     manifest = bundle.manifest
-    recipe = manifest.preprocessing
     tolerance = tolerance or Tolerance.of(manifest.precision)
     names, left_out = _backends(bundle, backends)
 
     progress("rebuilding the PyTorch model")
     model = _reference(bundle, checkpoint)
     progress("reading the inputs")
-    if inputs is None:
-        data = samples_of.synthetic(recipe, samples or SYNTHETIC_SAMPLES, seed)
-    else:
-        data = samples_of.pictures(inputs, recipe, samples or SOURCE_SAMPLES)
+    data = _samples(manifest, inputs, samples, seed)
+    if manifest.volume is not None:
+        batch = 1  # a patch of 128^3 voxels takes gigabytes in PyTorch
     if isinstance(manifest.input.shape[0], int):
         batch = manifest.input.shape[0]
         data = _whole_batches(data, batch)
@@ -145,6 +149,19 @@ def verify(
     return report
 
 
+def _samples(manifest: Manifest, inputs: str | Path | None, samples: int | None, seed: int) -> Samples:
+    """The user's pictures or volumes, or synthetic ones."""
+    card = manifest.volume
+    if card is not None:
+        if inputs is None:
+            return volume_samples.synthetic(card, samples or SYNTHETIC_PATCHES, seed)
+        return volume_samples.patches(inputs, card, samples or SOURCE_PATCHES)
+    recipe = manifest.preprocessing
+    if inputs is None:
+        return samples_of.synthetic(recipe, samples or SYNTHETIC_SAMPLES, seed)
+    return samples_of.pictures(inputs, recipe, samples or SOURCE_SAMPLES)
+
+
 def _backends(bundle: Bundle, names: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     """The backends to run: those named, or all that can be used here with this bundle; and why not the others."""
     if names:
@@ -160,7 +177,7 @@ def _backends(bundle: Bundle, names: Sequence[str] | None) -> tuple[list[str], d
     return usable, left_out
 
 
-def _reference(bundle: Bundle, checkpoint: str | Path | None) -> DeployedModel:
+def _reference(bundle: Bundle, checkpoint: str | Path | None) -> Deployed:
     if checkpoint is None:
         return reference.reference_model(bundle)
     model = reference.architecture(bundle)
@@ -169,7 +186,7 @@ def _reference(bundle: Bundle, checkpoint: str | Path | None) -> DeployedModel:
         raise CheckpointError(
             f"{checkpoint} is not what {bundle.path} was made from: {', '.join(report.adapted)} differ"
         )
-    return deploy(model, bundle.manifest.preprocessing)
+    return deploy(model, bundle.manifest.volume or bundle.manifest.preprocessing)
 
 
 def _reference_card(bundle: Bundle, checkpoint: str | Path | None, latency: float) -> dict[str, Any]:
@@ -231,7 +248,8 @@ def _compare(
             latency = _latency(engine.infer, data.frames[: _single(bundle)])
             description = engine.describe()
         compared = tuple(compare_output(key, outputs[key], truth[key], tolerance) for key in truth)
-        agreement = compare_classes(outputs[OUTPUT], truth[OUTPUT], tolerance)
+        compare = compare_masks if truth[OUTPUT].ndim > 2 else compare_classes
+        agreement = compare(outputs[OUTPUT], truth[OUTPUT], tolerance)
     except (EngineError, ValueError, KeyError) as error:
         if isinstance(error, EngineError) and "no backend" in str(error):
             raise
@@ -247,7 +265,7 @@ def _compare(
 
 
 def _bisect(
-    bundle: Bundle, results: list[BackendParity], model: DeployedModel, data: Samples, tolerance: Tolerance
+    bundle: Bundle, results: list[BackendParity], model: Deployed, data: Samples, tolerance: Tolerance
 ) -> list[BackendParity]:
     """Add to each failed backend where it leaves the reference.
 
@@ -286,7 +304,7 @@ def _locate(
     graph: onnx.ModelProto,
     backend: str,
     good: str | None,
-    model: DeployedModel,
+    model: Deployed,
     frames: NDArray[np.generic],
     folder: Path,
     bounds: tuple[float, float],
@@ -313,7 +331,7 @@ def _write(bundle: Bundle, report: ParityReport, data: Samples) -> None:
     """Put the report into the bundle and its summary into the manifest."""
     try:
         (bundle.path / PARITY_JSON).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        write_html(report, bundle.path / PARITY_HTML, frames=None if data.clinical else data.frames)
+        write_html(report, bundle.path / PARITY_HTML, frames=None if data.clinical else data.pictures())
         summary = ParitySummary(passed=report.passed, date=report.created, max_abs_error=report.max_abs_error())
         bundle.with_files(PARITY_JSON, PARITY_HTML, parity=summary)
     except OSError as error:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgemamba.export.checking import check
-from edgemamba.export.deployment import DeployedModel
+from edgemamba.export.deployment import Deployed
 from edgemamba.export.external_weights import SINGLE_FILE_LIMIT, move_weights_out, weight_bytes
 from edgemamba.runtime.bundle import (
     MANIFEST,
@@ -79,7 +79,7 @@ class BundleWriter:
         self,
         graph: onnx.ModelProto,
         manifest: Manifest,
-        deployed: DeployedModel,
+        deployed: Deployed,
         *,
         weights: bool,
         progress: Callable[[str], None],
@@ -91,7 +91,7 @@ class BundleWriter:
             if weight_bytes(graph) > SINGLE_FILE_LIMIT:
                 move_weights_out(graph, folder)
                 files.append(MODEL_DATA)
-            check(graph, deployed, manifest.preprocessing, folder)
+            check(graph, deployed, folder)
             progress("writing the bundle")
             (folder / MODEL).write_bytes(graph.SerializeToString(deterministic=True))
             if weights:

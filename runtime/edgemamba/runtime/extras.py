@@ -17,6 +17,7 @@ EXTRA_OF = {
     "jinja2": "export",
     "lightning": "train",
     "matplotlib": "train",
+    "nibabel": "volumes",
     "nilearn": "demo",
     "onnx": "export",
     "onnx_ir": "export",

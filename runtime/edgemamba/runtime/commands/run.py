@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgemamba.runtime.commands.run_console import Interruption, consume, line, quiet_libraries, reporting, summarise
+from edgemamba.runtime.commands.run_volume import is_for_volumes, run_volume
 from edgemamba.runtime.dicom_grayscale import Voi, Window
 from edgemamba.runtime.engines import load
 from edgemamba.runtime.errors import EdgeMambaError, EngineError, SinkError
@@ -26,13 +27,14 @@ _VOI = ("auto", "lut", "window", "full", "minmax")
 def run(
     bundle: Annotated[Path, typer.Argument(help="The bundle: the folder that `edgemamba export` wrote.")],
     source: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--source",
             "-s",
             help="Video, image or DICOM file; folder or glob of images and DICOM; camera number; or a URI: "
             "rtsp://camera/live, http://host/mjpeg, csi://0, gst://PIPELINE, watch://folder, dicom://folder, "
-            "dimse://AET@0.0.0.0:11112 (receives), dicomweb://host/studies/UID.",
+            "dimse://AET@0.0.0.0:11112 (receives), dicomweb://host/studies/UID. For models of volumes: a CT or MR series or "
+            "NIfTI (.nii, .nii.gz); repeat for each modality.",
         ),
     ],
     out: Annotated[
@@ -43,7 +45,7 @@ def run(
             help="Annotated video (.mp4, .mkv, .avi), JSON Lines (.jsonl, or - for stdout), .csv, a folder of annotated "
             "pictures, or a URI: window://, web://:8080, metrics://:9100, and as DICOM objects dicom://reports, "
             "dimse://PACS@10.0.0.5:104, dicomweb://host/dicom-web. Repeat for several. Without any, one line a frame is "
-            "printed.",
+            "printed. Of volumes: DICOM SEG (.seg.dcm), NIfTI (.nii.gz), a picture (.png).",
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help="Inference backend; `edgemamba doctor` lists them.")] = "auto",
@@ -117,9 +119,11 @@ def run(
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
-    """Stream a video, camera, image, folder or DICOM source through a bundle.
+    """Stream a video, camera, image, folder or DICOM source through a bundle; or segment a volume.
 
     Example: edgemamba run vim_tiny/ --source clip.mp4 --out result.mp4 --out result.jsonl
+
+    Example: edgemamba run segmamba/ --source ct/ --out mask.seg.dcm --out overview.png
 
     Ends with frames per second, the latency of each stage, and what was skipped or dropped. Files that cannot be read are
     skipped and counted; Ctrl-C (or SIGTERM) ends the stream and finishes what was written, a second one ends at once.
@@ -136,8 +140,33 @@ def run(
     redactor = Redactor(include_phi)
     quiet_libraries()
     try:
+        if is_for_volumes(bundle, outs):
+            streams = {
+                "--max-frames": max_frames,
+                "--strategy": strategy,
+                "--buffer": buffer,
+                "--batch-wait-ms": batch_wait_ms,
+                "--stall-seconds": stall_seconds,
+                "--stop-on-stall": stop_on_stall,
+                "--window-center": window_center,
+                "--voi": voi != "auto",
+            }
+            run_volume(
+                bundle,
+                source,
+                outs,
+                backend=backend,
+                batch=batch,
+                threads=threads,
+                include_phi=include_phi,
+                as_json=as_json,
+                others=streams,
+            )
+            return
+        if len(source) > 1:
+            raise typer.BadParameter("one --source at a time; several are modalities of a model of volumes")
         with reporting(console, include_phi), Interruption() as interruption:
-            opened = open_source(source, voi=chosen)
+            opened = open_source(source[0], voi=chosen)
             try:
                 sinks = [open_sink(name, token=web_token, include_phi=include_phi) for name in outs]
                 _refuse_overwriting(sinks, opened, bundle)
