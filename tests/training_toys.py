@@ -1,13 +1,16 @@
-"""Small data sets and settings that the tests of training share."""
+"""Small data sets and settings that the tests of training share, and hooks into a run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from edgemamba.train.classifier import Classifier
 from edgemamba.train.settings import TrainingSettings
 
 CLASSES = ("blue", "green", "red")
@@ -51,6 +54,36 @@ def tiny(data: Path, out: Path, **changes: Any) -> TrainingSettings:
         "devices": "1",
     }
     return TrainingSettings.parse(**(fields | changes))
+
+
+def record_losses(note: Callable[[int, float], None]) -> Callable[[Classifier, Any, int], torch.Tensor]:
+    """What to put in the place of ``Classifier.training_step`` to be told each batch's number in the run, and its loss."""
+    original = Classifier.training_step
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = original(self, batch, batch_idx)
+        note(self.current_epoch * int(self.trainer.num_training_batches) + batch_idx, loss.item())
+        return loss
+
+    return step
+
+
+def before_batch(number: int, accident: Callable[[], None]) -> Callable[[Classifier, Any, int], None]:
+    """What to put in the place of ``Classifier.on_train_batch_start`` to have something happen at a batch of that number."""
+    original = Classifier.on_train_batch_start
+
+    def start(self: Classifier, batch: Any, batch_idx: int) -> None:
+        original(self, batch, batch_idx)
+        if self.current_epoch * int(self.trainer.num_training_batches) + batch_idx == number:
+            accident()
+
+    return start
+
+
+def tiny_vim(data: Path, out: Path, **changes: Any) -> TrainingSettings:
+    """Settings of a run of seconds with layer norms only: what a batch is divided into makes no difference to it."""
+    fields: dict[str, Any] = {"model": "vim_tiny", "config": {"embed_dim": 16, "depth": 2, "d_state": 4}}
+    return tiny(data, out, **(fields | changes))
 
 
 TINY_OPTIONS = [

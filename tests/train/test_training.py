@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_toys import CLASSES, tiny, write_npz
+from training_toys import CLASSES, before_batch, tiny, write_npz
 
 from edgemamba.runtime.errors import CheckpointError, DataError, TrainingError
 from edgemamba.train.averaging import MovingAverage
@@ -25,12 +25,7 @@ from edgemamba.train.history import read_history
 from edgemamba.train.training import TrainingResult, train
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -45,32 +40,11 @@ def run(*arguments: Any, **keywords: Any) -> TrainingResult:
 
 
 @pytest.fixture
-def losses(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """The loss of every training step by its number."""
-    seen: dict[int, float] = {}
-    original = Classifier.training_step
-
-    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        loss = original(self, batch, batch_idx)
-        seen[self.global_step] = loss.item()
-        return loss
-
-    monkeypatch.setattr(Classifier, "training_step", step)
-    return seen
-
-
-@pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Press Ctrl-C during the given training step."""
 
     def at(step: int) -> None:
-        original = Classifier.on_train_batch_start
-
-        def hook(self: Classifier, batch: Any, batch_idx: int) -> None:
-            original(self, batch, batch_idx)
-            if self.global_step == step:
-                os.kill(os.getpid(), signal.SIGINT)
-
+        hook = before_batch(step, lambda: os.kill(os.getpid(), signal.SIGINT))
         monkeypatch.setattr(Classifier, "on_train_batch_start", hook)
 
     return at
