@@ -22,9 +22,9 @@ from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.checkpoint import METADATA_KEY, training_metadata
 from edgemamba.train.data.loading import Batch
 from edgemamba.train.data.module import PicturesModule
+from edgemamba.train.distribution import align_buffers, gather, prepare, release
 from edgemamba.train.divergence import not_finite, save_batch
 from edgemamba.train.fine_tuning import Patience, class_weights, create_optimizer, freeze, keep_frozen
-from edgemamba.train.distribution import align_buffers, gather, prepare, release
 from edgemamba.train.metrics import ClassificationMetrics
 from edgemamba.train.models.backbone import Backbone
 from edgemamba.train.resuming import LOSS_KEY, SETTINGS_KEY, WORLD_SIZE_KEY
@@ -115,9 +115,7 @@ class Classifier(pl.LightningModule):
             smoothing = 0.0  # mixup smoothed the labels
         else:
             smoothing = self.settings.label_smoothing
-        loss = F.cross_entropy(
-            self.model(pixels).float(), labels, weight=self.class_weights, label_smoothing=smoothing
-        )
+        loss = F.cross_entropy(self.model(pixels).float(), labels, weight=self.class_weights, label_smoothing=smoothing)
         self._batch = pixels, labels
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -28,10 +28,10 @@ def save_batch(folder: Path, pixels: Tensor, labels: Tensor, *, step: int, epoch
         TrainingError: it cannot be written.
     """
     path = folder / f"diverged_step{step}_rank{rank}.npz"
-    arrays = {"pixels": pixels.detach().float().cpu().numpy(), "labels": labels.detach().cpu().numpy()}
+    shown, wanted = pixels.detach().float().cpu().numpy(), labels.detach().cpu().numpy()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, step=step, epoch=epoch, rank=rank, **arrays)
+        np.savez(path, pixels=shown, labels=wanted, step=step, epoch=epoch, rank=rank)
     except OSError as error:
         raise TrainingError(
             f"training diverged at step {step} (epoch {epoch}), the last checkpoint is intact, and its batch cannot be "

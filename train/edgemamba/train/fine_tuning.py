@@ -43,7 +43,9 @@ def freeze(model: Backbone, stages: int | Literal["all-but-head"] | None) -> tup
     else:
         count = len(model.feature_info)
         if stages > count:
-            raise TrainingError(f"--freeze is {stages} and {model.model_name} has {count} stages; 0 to {count} freeze some")
+            raise TrainingError(
+                f"--freeze is {stages} and {model.model_name} has {count} stages; 0 to {count} freeze some"
+            )
         groups = group_parameters(model, model.group_matcher(coarse=True))
         frozen = [name for group in range(stages + 1) for name in groups[group]]
     for name in frozen:

@@ -194,7 +194,7 @@ class TrainingSettings(BaseModel):
 
 
 # How the command line calls fields whose names differ.
-_OPTIONS = {"optimizer": "opt", "scheduler": "sched", "config": "set", "fold": "folds"}
+_OPTIONS = {"optimizer": "opt", "scheduler": "sched", "config": "set"}
 # Where a run happens and how long it goes on; the trajectory does not depend on them (or, for epochs, by intention).
 _MAY_CHANGE = frozenset(
     {

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from edgemamba.runtime.errors import TrainingError
+from edgemamba.train.cross_validation import cross_validate
+from edgemamba.train.data.transforms import Augmentation
 from edgemamba.train.metrics import wilson_interval
-from edgemamba.train.settings import TrainingSettings
+from edgemamba.train.recipes import list_recipes, load_recipe
+from edgemamba.train.recipes.layers import lay_settings
 from edgemamba.train.training import TrainingResult
 from edgemamba.train.training import train as run_training
 
@@ -19,12 +24,37 @@ _DATA = "Data"
 _MODEL = "Model"
 _OPTIMISATION = "Optimisation"
 _AUGMENTATION = "Augmentation"
+_FINE_TUNING = "Fine-tuning"
 _MACHINE = "Machine"
+
+# Options that are named otherwise than the fields that they set. Those that set none are not in the settings at all.
+_FIELDS = {
+    "opt": "optimizer",
+    "sched": "scheduler",
+    "set_": "config",
+    "compile_": "compile",
+    "augment": "augmentation.enabled",
+    **{name: f"augmentation.{name}" for name in Augmentation.model_fields if name != "enabled"},
+}
+_NO_FIELDS = frozenset({"recipe", "list_recipes_", "print_settings", "resume", "folds", "as_json"})
 
 
 def train(
-    model: Annotated[str, typer.Option(help="A registered model; `edgemamba models` lists them.")],
-    data: Annotated[str, typer.Option(help="A folder tree, a MedMNIST .npz, or a .csv of DICOM or other files.")],
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Option(help="A registered model; `edgemamba models` lists them. A recipe may name one.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder tree, a MedMNIST .npz, or a .csv of DICOM or other files.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.yaml", help="Settings to begin with; options given here stand above them."),
+    ] = None,
+    list_recipes_: Annotated[bool, typer.Option("--list-recipes", help="List the recipes, and stop.")] = False,
+    print_settings: Annotated[
+        bool, typer.Option("--print-settings", help="Show all settings and where each comes from, and stop.")
+    ] = False,
     out: Annotated[str | None, typer.Option(help="Folder of the run; runs/MODEL by default.")] = None,
     epochs: Annotated[int, typer.Option()] = 100,
     resume: Annotated[
@@ -32,6 +62,15 @@ def train(
     ] = None,
     val_fraction: Annotated[
         float | None, typer.Option(help="Hold this share of each class out for validation, patients kept together.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cross-validate: so many runs in OUT/fold_1, ..., patients kept together.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Run only fold K of N, e.g. 1/5.", rich_help_panel=_DATA)
     ] = None,
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Draw each class equally often in training.", rich_help_panel=_DATA)
@@ -60,11 +99,28 @@ def train(
         int, typer.Option(help="Batches that make one update, as if they were one.", rich_help_panel=_OPTIMISATION)
     ] = 1,
     lr: Annotated[float, typer.Option(help="Peak learning rate.", rich_help_panel=_OPTIMISATION)] = 5e-4,
+    lr_batch: Annotated[
+        int | None,
+        typer.Option(help="Pictures of an update that --lr is for; it scales linearly.", rich_help_panel=_OPTIMISATION),
+    ] = None,
     weight_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 0.05,
     opt: Annotated[str, typer.Option(help="Any optimiser of timm's.", rich_help_panel=_OPTIMISATION)] = "adamw",
+    betas: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Of the optimiser.", rich_help_panel=_OPTIMISATION)
+    ] = None,
+    opt_eps: Annotated[float | None, typer.Option(help="Of the optimiser.", rich_help_panel=_OPTIMISATION)] = None,
     sched: Annotated[str, typer.Option(help="Any schedule of timm's.", rich_help_panel=_OPTIMISATION)] = "cosine",
     warmup_epochs: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 5,
     min_lr: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 1e-5,
+    milestones: Annotated[
+        str | None,
+        typer.Option(
+            metavar="E,F,...", help="Epochs at which multistep lowers the rate.", rich_help_panel=_OPTIMISATION
+        ),
+    ] = None,
+    decay_rate: Annotated[
+        float, typer.Option(help="What it (and step) multiplies the rate by.", rich_help_panel=_OPTIMISATION)
+    ] = 0.1,
     clip_grad: Annotated[
         float, typer.Option(help="Largest norm of the gradient; 0 is off.", rich_help_panel=_OPTIMISATION)
     ] = 5.0,
@@ -76,6 +132,25 @@ def train(
     monitor: Annotated[
         str, typer.Option(metavar="top1|auc|loss", help="What best.ckpt is best in.", rich_help_panel=_OPTIMISATION)
     ] = "top1",
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many epochs that were not the best.", rich_help_panel=_OPTIMISATION)
+    ] = None,
+    class_weights: Annotated[
+        str,
+        typer.Option(
+            metavar="none|balanced|A,B,...", help="Of the classes in the loss.", rich_help_panel=_OPTIMISATION
+        ),
+    ] = "none",
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Each layer learns at this share of the next one's rate.", rich_help_panel=_FINE_TUNING),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all-but-head", help="Leave the stem and N stages as they are.", rich_help_panel=_FINE_TUNING
+        ),
+    ] = None,
     mixup: Annotated[float, typer.Option(help="Alpha; 0 is off.", rich_help_panel=_AUGMENTATION)] = 0.0,
     cutmix: Annotated[float, typer.Option(help="Alpha; 0 is off.", rich_help_panel=_AUGMENTATION)] = 0.0,
     augment: Annotated[
@@ -122,64 +197,80 @@ def train(
     Data: DATA/train/CLASS/*.png beside DATA/val (and DATA/test), or DATA/CLASS/*.png, of which a fifth of each class is held
     out; a MedMNIST .npz; or a .csv with the columns path,label[,split][,patient][,frame].
 
+    A recipe sets many options at once, as a paper has them (`--list-recipes`); options given beside it stand above it, and
+    `--print-settings` shows what comes out. docs/training.md tells more.
+
     Example: edgemamba train --model medmamba_t --data bloodmnist_224.npz --epochs 100 --batch-size 64
+
+    Example: edgemamba train --recipe finetune --model vim_tiny --checkpoint vim_t_midclstok_76p1acc.pth --data data/ --folds 5
     """
-    settings = TrainingSettings.parse(
-        model=model,
-        data=data,
-        out=out or f"runs/{model}",
-        epochs=epochs,
-        config=parse_assignments(set_ or []),
-        val_fraction=val_fraction,
-        balanced=balanced,
-        cache=cache,
-        cache_gb=cache_gb,
-        strict_data=strict_data,
-        image_size=parse_size(image_size) if image_size else None,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        optimizer=opt,
-        lr=lr,
-        weight_decay=weight_decay,
-        scheduler=sched,
-        warmup_epochs=warmup_epochs,
-        min_lr=min_lr,
-        clip_grad=clip_grad or None,
-        drop_path=drop_path,
-        augmentation={
-            "enabled": augment,
-            "crop_scale": crop_scale,
-            "hflip": hflip,
-            "vflip": vflip,
-            "color_jitter": color_jitter,
-            "auto_augment": auto_augment,
-            "random_erasing": random_erasing,
-        },
-        mixup=mixup,
-        cutmix=cutmix,
-        label_smoothing=label_smoothing,
-        ema=ema,
-        ema_decay=ema_decay,
-        monitor=monitor,
-        precision=precision,
-        seed=seed,
-        checkpoint=checkpoint,
-        accelerator=accelerator,
-        devices=devices,
-        nodes=nodes,
-        strategy=strategy,
-        compile=compile_,
-        checkpoint_minutes=checkpoint_minutes,
-        workers=workers,
-        limit_train_batches=limit_train_batches,
-    )
+    if list_recipes_:
+        print_recipes(as_json)
+        return
+    layers = lay_settings(given_fields(context), recipe)
+    if print_settings:
+        if as_json:
+            print(json.dumps(layers.summary(), indent=2))
+        else:
+            layers.print(Console())
+        return
+    settings = layers.settings
+    if not settings.data:
+        raise TrainingError("--data is needed: a folder tree, a MedMNIST .npz, or a table of files")
     console = Console(stderr=True)
+    if folds is not None:
+        summary = cross_validate(settings, folds, resume=resume, console=console)
+        if summary is not None and as_json:
+            print(json.dumps(summary))
+        return
     result = run_training(settings, resume=resume, console=console)
     if result is None:
         return
+    if settings.patience is not None and len(result.history) < settings.epochs:
+        console.print(
+            f"stopped early: {settings.patience} epochs without a better {settings.monitor}",
+            highlight=False,
+            soft_wrap=True,
+        )
     report(console, result)
     if as_json:
         print(json.dumps(result.summary()))
+
+
+def given_fields(context: typer.Context) -> dict[str, Any]:
+    """What the user said, as fields of the settings; defaults are not among it.
+
+    Raises:
+        TrainingError: a value that is written as text cannot be read.
+    """
+    read: dict[str, Callable[[Any], Any]] = {
+        "config": parse_assignments,
+        "image_size": parse_size,
+        "fold": lambda text: parse_numbers("fold", text, "/", int, 2),
+        "betas": lambda text: parse_numbers("betas", text, ",", float, 2),
+        "milestones": lambda text: parse_numbers("milestones", text, ",", float),
+        "clip_grad": lambda norm: norm or None,
+    }
+    given = {}
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        # By name: newer typers bring a click of their own.
+        if name not in _NO_FIELDS and source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
+            field = _FIELDS.get(name, name)
+            given[field] = read[field](value) if field in read else value
+    return given
+
+
+def print_recipes(as_json: bool) -> None:
+    """All recipes, with their first source."""
+    recipes = [load_recipe(name) for name in list_recipes()]
+    if as_json:
+        print(json.dumps([recipe.model_dump(mode="json") for recipe in recipes], indent=2))
+        return
+    table = Table("recipe", "model", "what it is", box=None, header_style="bold", pad_edge=False)
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.model or "any", recipe.title)
+    Console().print(table)
 
 
 def report(console: Console, result: TrainingResult) -> None:
@@ -231,3 +322,22 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise TrainingError(f"--image-size is {text!r}; a side in pixels (224) or height x width (192x256) is needed")
     return int(sides[0]), int(sides[-1])
+
+
+def parse_numbers(
+    option: str, text: str, separator: str, kind: type[int] | type[float], count: int | None = None
+) -> tuple[float, ...]:
+    """``0.9,0.999`` or ``1/5`` to numbers.
+
+    Raises:
+        TrainingError: they are no numbers, or not so many.
+    """
+    try:
+        numbers = tuple(kind(part) for part in text.split(separator))
+    except ValueError:
+        numbers = ()
+    if not numbers or (count is not None and len(numbers) != count):
+        raise TrainingError(
+            f"--{option} is {text!r}; {count or 'some'} numbers with {separator!r} between them are needed"
+        )
+    return numbers

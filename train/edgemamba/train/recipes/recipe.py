@@ -33,7 +33,8 @@ class Recipe(BaseModel):
         requires_checkpoint: it begins with trained weights.
         settings: fields of :class:`~edgemamba.train.settings.TrainingSettings`; of ``augmentation`` some of its fields.
         variants: those of single models that differ: a name or a shell pattern -> fields. The later ones win.
-        unverified: a field (``augmentation.crop_scale``) -> why its figure is not known to be the published one.
+        unverified: a field (``augmentation.crop_scale``), or one of some models (``drop_path@vim_base``) -> why its figure is
+            not known to be the published one.
         not_here: what upstream does and this package does not.
     """
 
@@ -67,6 +68,12 @@ class Recipe(BaseModel):
             if fnmatch.fnmatchcase(model, pattern):
                 fields |= flat(own)
         return fields
+
+
+    def doubts(self, model: str) -> dict[str, str]:
+        """What of ``unverified`` concerns a model: field -> why."""
+        split = [(*name.partition("@")[::2], why) for name, why in self.unverified.items()]
+        return {field: why for field, pattern, why in split if fnmatch.fnmatchcase(model, pattern or "*")}
 
 
 def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +117,9 @@ def load_recipe(name: str) -> Recipe:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise TrainingError(f"--recipe {name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            raise TrainingError(
+                f"--recipe {name} cannot be read: {getattr(error, 'strerror', None) or error}"
+            ) from None
         return _parse(path.stem, name, text)
     known = list_recipes()
     if name not in known:
@@ -126,7 +135,9 @@ def _parse(name: str, shown: str, text: str) -> Recipe:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        raise TrainingError(f"--recipe {shown} is no YAML: {getattr(error, 'problem', 'it cannot be read')}{line}") from None
+        raise TrainingError(
+            f"--recipe {shown} is no YAML: {getattr(error, 'problem', 'it cannot be read')}{line}"
+        ) from None
     if not isinstance(content, dict):
         raise TrainingError(f"--recipe {shown} is no recipe: title, sources and settings are needed")
     try:

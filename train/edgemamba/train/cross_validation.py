@@ -1,0 +1,142 @@
+"""Cross-validation: one run a fold, resumable fold by fold, and the mean of what they score."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from edgemamba.runtime.errors import TrainingError
+from edgemamba.train.settings import TrainingSettings
+from edgemamba.train.training import train
+
+#: Of a run and of a cross-validation: written when it is complete.
+SUMMARY = "summary.json"
+
+
+def cross_validate(
+    settings: TrainingSettings, folds: int, *, resume: str | None = None, console: Console | None = None
+) -> dict[str, Any] | None:
+    """Train once for each fold, each time validating on it, in ``fold_1`` to ``fold_{folds}`` below the folder of the run.
+
+    Args:
+        settings: of every run; the folder and the fold are set here. Folds hold the same share of each class and never
+            part a patient, see :class:`edgemamba.train.data.division.Division`.
+        folds: how many.
+        resume: ``auto`` goes on: complete folds are left as they are, one that was begun is resumed. None for a new one.
+        console: for progress; by default stderr.
+
+    Returns:
+        What is in ``summary.json``, see :func:`summarise`; None on ranks other than the first.
+
+    Raises:
+        DataError: the data set cannot be divided so.
+        TrainingError: as for :func:`~edgemamba.train.training.train`; a fold was run already, or with other settings.
+        KeyboardInterrupt: Ctrl-C, after the running fold's ``last.ckpt`` was saved.
+    """
+    console = console or Console(stderr=True)
+    if folds < 2:
+        raise TrainingError(f"--folds is {folds}; 2 or more are needed")
+    if settings.fold is not None:
+        raise TrainingError("--folds runs all folds and --fold one of them; give one of the two")
+    if resume not in (None, "auto"):
+        raise TrainingError(f"--resume is {resume!r}; with --folds it is auto, which goes on where each fold stopped")
+    runs = [
+        settings.model_copy(update={"fold": (number, folds), "out": str(settings.folder / f"fold_{number}")})
+        for number in range(1, folds + 1)
+    ]
+    begun = next((run for run in runs if run.last.exists()), None)
+    if begun is not None and resume is None:
+        raise TrainingError(
+            f"{begun.folder} already holds a run; go on with --resume auto, or choose another folder with --out"
+        )
+    first = True
+    for run in runs:
+        done = run.folder / SUMMARY
+        if done.is_file() and _complete(run):
+            console.print(f"{run.folder} is complete", highlight=False, soft_wrap=True)
+            continue
+        console.rule(f"fold {run.fold[0]} of {folds}" if run.fold else "")
+        # It stands for a complete fold, and this one is so no longer.
+        done.unlink(missing_ok=True)
+        first = train(run, resume="auto" if run.last.exists() else None, console=console) is not None
+    if not first:
+        return None
+    summary = summarise([run.folder for run in runs])
+    (settings.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    print_summary(console, summary)
+    console.print(f"{settings.folder / SUMMARY}: {folds} folds", highlight=False, soft_wrap=True)
+    return summary
+
+
+def summarise(folders: Sequence[Path]) -> dict[str, Any]:
+    """Mean and standard deviation (of a sample, n - 1) over complete runs of every figure that their summaries have.
+
+    Returns:
+        ``folds``: how many; ``runs``: their folders; ``val`` and ``test``: figure -> ``mean``, ``sd`` and ``values``, where a
+        fold without the figure (the AUC of one class) has None and is left out of both.
+    """
+    summaries = [json.loads((folder / SUMMARY).read_text()) for folder in folders]
+    return {
+        "folds": len(folders),
+        "runs": [str(folder) for folder in folders],
+        **{part: _aggregate([summary.get(part) for summary in summaries]) for part in ("val", "test")},
+    }
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """One line a figure: mean, deviation, and the folds' own."""
+    table = Table("", "mean", "sd", "folds", box=None, header_style="bold", pad_edge=False)
+    for part, shown in (("val", "validation"), ("test", "test")):
+        for name, figure in (summary[part] or {}).items():
+            values = " ".join("-" if value is None else f"{value:.4g}" for value in figure["values"])
+            deviation = "-" if figure["sd"] is None else f"{figure['sd']:.2g}"
+            table.add_row(f"{shown} {name}", f"{figure['mean']:.4g}", deviation, values)
+    console.print(table)
+
+
+def _complete(run: TrainingSettings) -> bool:
+    """Whether a fold that was once complete is so for these settings; refuses one that was run with others."""
+    try:
+        saved = json.loads((run.folder / "config.json").read_text())
+        epochs = int(saved["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TrainingError(
+            f"{run.folder / 'config.json'} is missing or damaged; remove the folder to run its fold again"
+        ) from None
+    run.check_same(saved)
+    return epochs >= run.epochs
+
+
+def _aggregate(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    if any(part is None for part in parts):
+        return None
+    scores = [_figures(part) for part in parts if part is not None]
+    names = dict.fromkeys(name for score in scores for name in score)
+    aggregated = {}
+    for name in names:
+        values = [score.get(name) for score in scores]
+        known = [value for value in values if value is not None]
+        aggregated[name] = {
+            "mean": statistics.fmean(known),
+            "sd": statistics.stdev(known) if len(known) > 1 else None,
+            "values": values,
+        }
+    return aggregated
+
+
+def _figures(part: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a summary's part, those of dictionaries in it under ``outer.inner``; lists are no figures."""
+    figures: dict[str, float] = {}
+    for name, value in part.items():
+        if isinstance(value, Mapping):
+            figures |= _figures(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            figures[f"{prefix}{name}"] = float(value)
+    return figures
