@@ -212,7 +212,7 @@ def table_rows(tmp_path: Path) -> list[dict[str, Any]]:
         (1, {"path": "gone.png"}, "line 3: .*gone.png does not exist"),
         (1, {"label": ""}, "line 3: label is empty"),
         (1, {"label": "-1"}, "line 3: label is '-1'"),
-        (1, {"label": "3"}, "no row has label"),
+        (1, {"label": "3"}, "there is none of label"),
         (2, {"split": "tarin"}, "line 4: split is 'tarin'"),
         (2, {"patient": "SECRET0"}, "line 2 and line 4 are of one patient"),
         (2, {"split": "", "patient": "SECRET3"}, "different parts"),

@@ -66,7 +66,7 @@ def test_what_pandas_writes(tmp_path: Path, columns: dict[str, list[Any]]) -> No
         ({"pateint": [""] * 12}, "'pateint' that is not known"),
         ({"label": [-1] + [0, 1] * 5 + [0]}, "row 1: label is '-1'"),
         ({"label": [0.5] + [0, 1] * 5 + [0]}, "row 1: label is '0.5'"),
-        ({"label": [5] + [0, 1] * 5 + [0]}, "labels go up to 5 and no row has label 2"),
+        ({"label": [5] + [0, 1] * 5 + [0]}, "labels go up to 5 and there is none of label 2"),
         ({"label": [None] + [0, 1] * 5 + [0]}, "row 1: label is empty"),
         ({"label": [[0]] * 12}, "column 'label' is list"),
         ({"path": ["gone.png"] + [f"{i}.png" for i in range(1, 12)]}, "row 1: .*gone.png does not exist"),

@@ -1,4 +1,4 @@
-"""Training data: folder trees, MedMNIST archives and tables of DICOM files, opened by one function."""
+"""Training data: folder trees, MedMNIST archives, tables of DICOM files and WebDataset shards, opened by one function."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from edgemamba.train.data.division import Division
 from edgemamba.train.data.folder import open_folder
 from edgemamba.train.data.medmnist import open_npz
 from edgemamba.train.data.pictures import ArrayPictures, FilePictures, PictureSet, Sample
+from edgemamba.train.data.shards import open_shards, shards_of
 from edgemamba.train.data.table import is_parquet, open_table
 
 __all__ = [
@@ -30,8 +31,9 @@ def open_dataset(
     """Open a data set, recognised by what it is.
 
     Args:
-        path: a folder tree (``train/<class>/*.png`` beside ``val/``, or ``<class>/*.png``), a MedMNIST ``.npz``, or a
-            ``.csv`` or ``.parquet`` with the columns ``path,label[,split][,patient][,frame]``.
+        path: a folder tree (``train/<class>/*.png`` beside ``val/``, or ``<class>/*.png``), a MedMNIST ``.npz``, a ``.csv`` or
+            ``.parquet`` with the columns ``path,label[,split][,patient][,frame]``, or WebDataset shards: a folder of ``.tar``, one of
+            them, or a pattern (``train-{000..019}.tar``).
         val_fraction: share of the training pictures of each class to hold out for validation, where the data set has no
             validation part. A set without any parts is split by default (0.2); one that has a training part is only split
             when this is given.
@@ -45,6 +47,8 @@ def open_dataset(
     """
     division = Division(val_fraction, fold, seed)
     path = Path(path)
+    if shards := shards_of(path):
+        return open_shards(path, shards, division)
     if path.is_dir():
         return open_folder(path, division)
     if not path.exists():
@@ -53,4 +57,6 @@ def open_dataset(
         return open_npz(path, division)
     if path.suffix.lower() == ".csv" or is_parquet(path):
         return open_table(path, division)
-    raise DataError(f"{path} is no data set that is known; a folder, a .npz, .csv or .parquet file is needed")
+    raise DataError(
+        f"{path} is no data set that is known; a folder, shards (.tar), or a .npz, .csv or .parquet file is needed"
+    )

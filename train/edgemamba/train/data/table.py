@@ -168,7 +168,9 @@ def names_of_classes(found: Mapping[str, str], origin: str) -> tuple[str, ...]:
     highest = max(map(int, found))
     if highest >= len(found):
         gap = next(number for number in range(highest) if str(number) not in found)
-        raise DataError(f"{origin}: labels go up to {highest} and no row has label {gap}; class numbers have no gaps")
+        raise DataError(
+            f"{origin}: labels go up to {highest} and there is none of label {gap}; class numbers have no gaps"
+        )
     return tuple(map(str, range(highest + 1)))
 
 
