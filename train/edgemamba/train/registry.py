@@ -21,6 +21,8 @@ from edgemamba.train.models.model import Model, Task
 if TYPE_CHECKING:
     from edgemamba.train.feature_maps import FeatureMaps
     from edgemamba.train.models.segmamba import SegMamba
+    from edgemamba.train.models.segmentation_heads import HeadName
+    from edgemamba.train.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def list_models(pattern: str | None = None, *, task: Task | None = None) -> list
     Args:
         pattern: a shell pattern (``"vim*"``) that they match. Aliases match too, and give the name they stand for.
         task: what they are for: ``classification`` (any of these becomes a segmenter by
-            :func:`~edgemamba.train.models.segmenter.create_segmenter`) or ``segmentation``.
+            ``create_model(name, num_classes, head="fpn")``) or ``segmentation``.
     """
     _load()
     matching = set(_MODELS)
@@ -150,18 +152,25 @@ def model_entry(name: str) -> ModelEntry:
 
 @overload
 def create_model(  # type: ignore[overload-overlap]  # of a name known only when it runs, callers that care ask for its task
-    name: Literal["segmamba"], num_classes: int | None = None, *, features_only: Literal[False] = False, **options: Any
+    name: Literal["segmamba"], num_classes: int | None = None, **options: Any
 ) -> SegMamba: ...
 @overload
-def create_model(
-    name: str, num_classes: int | None = None, *, features_only: Literal[False] = False, **options: Any
-) -> Backbone: ...
+def create_model(name: str, num_classes: int, *, head: HeadName, **options: Any) -> Segmenter: ...
 @overload
 def create_model(
     name: str, num_classes: int | None = None, *, features_only: Literal[True], **options: Any
 ) -> FeatureMaps: ...
+@overload
 def create_model(
-    name: str, num_classes: int | None = None, *, features_only: bool = False, **options: Any
+    name: str, num_classes: int | None = None, *, features_only: Literal[False] = False, **options: Any
+) -> Backbone: ...
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    features_only: bool = False,
+    head: str | None = None,
+    **options: Any,
 ) -> Model | FeatureMaps:
     """Make a model with fresh weights.
 
@@ -172,6 +181,8 @@ def create_model(
             ``out_indices`` says which, by default one a stage (of a model with one resolution: those of the last 3 blocks).
             They are the classifier's own, without norms; upstream's dense backbones, with a trained norm for each map, are
             made by ``out_indices`` alone, in families that have them.
+        head: ``fpn`` or ``upernet``: make it a :class:`~edgemamba.train.models.segmenter.Segmenter` of ``num_classes`` classes, the
+            background among them, whose logits have the size of the picture; ``head_dim`` is the head's width.
         **options: any field of the family's configuration, e.g. ``img_size=512`` (or ``(height, width)``),
             ``drop_path_rate=0.1``.
 
@@ -180,25 +191,53 @@ def create_model(
     """
     entry = model_entry(name)
     if features_only:
-        if entry.task != "classification":
-            raise ModelError(f"{entry.name} is for {entry.task}; features_only is for classifiers' backbones")
+        if entry.task != "classification" or head is not None:
+            what = f"with the head {head}" if head is not None else f"for {entry.task}"
+            raise ModelError(f"{entry.name} is {what}; features_only is for classifiers' backbones")
         from edgemamba.train.feature_maps import FeatureMaps  # imports timm, which takes longer than all the rest
 
         indices = options.pop("out_indices", None)
         return FeatureMaps(create_model(name, num_classes, **options), indices)
     if num_classes is not None:
         options["num_classes"] = num_classes
-    known = [field.name for field in dataclasses.fields(entry.config)]
+    if head is not None:
+        return _create_segmenter(entry, {"head": head, **options})
+    return _build(entry, _configure(entry, type(entry.config), options))
+
+
+def _create_segmenter(entry: ModelEntry, options: dict[str, Any]) -> Segmenter:
+    """A backbone with a head."""
+    from edgemamba.train.models.segmenter import Segmenter, segmenter_config  # which few need
+
+    if entry.task != "classification":
+        raise ModelError(f"{entry.name} is for {entry.task} as it is; a head is for classifiers' backbones")
+    if "num_classes" not in options:
+        raise ModelError(f"{entry.name} with a head needs num_classes, the background counted")
+    kind: Any = type(entry.config)
+    config = _configure(entry, segmenter_config(kind), options)
+    of_backbone = {field.name: getattr(config, field.name) for field in dataclasses.fields(entry.config)}
+    backbone = _build(entry, dataclasses.replace(entry.config, **{**of_backbone, "num_classes": 0}))
+    assert isinstance(backbone, Backbone)
+    return Segmenter(backbone, config)
+
+
+def _configure(entry: ModelEntry, kind: type, options: Mapping[str, Any]) -> Any:
+    """A configuration: the entry's, but for these options. ``kind`` is its class, or one that adds fields to it."""
+    known = [field.name for field in dataclasses.fields(kind)]
     for option in options:
         if option not in known:
             raise ModelError(f"{entry.name} has no option {option!r}; {_nearest(option, known)}")
+    published = {field.name: getattr(entry.config, field.name) for field in dataclasses.fields(entry.config)}
     try:
-        config = dataclasses.replace(entry.config, **options)
+        return kind(**{**published, **options})
     except EdgeMambaError:
         raise  # some are ValueErrors too
     except (TypeError, ValueError) as error:  # a value of another kind than the option's, e.g. text for a number
         given = ", ".join(f"{option}={value!r}" for option, value in options.items())
         raise ModelError(f"{entry.name} cannot be made with {given}: {error}") from None
+
+
+def _build(entry: ModelEntry, config: Any) -> Model:
     model = _FAMILIES[entry.family].build(config)
     model.model_name = entry.name
     if entry.preprocessing is not None:
