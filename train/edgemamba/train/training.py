@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import logging
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,8 +18,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.table import Table
 from timm.optim import list_optimizers
 
 from edgemamba.runtime.errors import TrainingError
@@ -30,17 +28,18 @@ from edgemamba.train.averaging import MovingAverage
 from edgemamba.train.checkpoint import load_checkpoint, read_training_checkpoint
 from edgemamba.train.checkpoint_writing import NO_ROOM, AtomicCheckpoints, remove_parts
 from edgemamba.train.classifier import Classifier
-from edgemamba.train.data import PARTS, ImageDataset, open_dataset
+from edgemamba.train.data import ImageDataset, open_dataset
 from edgemamba.train.data.cache import cached
 from edgemamba.train.data.module import PicturesModule
 from edgemamba.train.data.pictures import pixel_type
+from edgemamba.train.data.sheet_console import check_data
 from edgemamba.train.distribution import trainer_options
-from edgemamba.train.evaluation import evaluate
+from edgemamba.train.evaluation import Figures, evaluate_parts
 from edgemamba.train.history import History, Row
 from edgemamba.train.interruption import SaveWithinEpoch
-from edgemamba.train.metrics import Scores
 from edgemamba.train.models.backbone import Backbone
 from edgemamba.train.progress import EpochProgress
+from edgemamba.train.recipes.layers import explain_rate
 from edgemamba.train.registry import create_model
 from edgemamba.train.resuming import check_resumable, find_checkpoint
 from edgemamba.train.settings import TrainingSettings
@@ -60,7 +59,7 @@ class TrainingResult:
         best, last: checkpoints.
         history: one row an epoch, as in ``metrics.csv``.
         model: with the weights of ``best``, on the CPU.
-        val: scores of ``best`` on the validation part.
+        val: figures of ``best`` on the validation part.
         test: the same on the test part, where there is one.
         seconds: of wall time, from opening the data to the scores.
         unreadable: names of pictures that could not be read.
@@ -71,26 +70,20 @@ class TrainingResult:
     last: Path
     history: list[Row]
     model: Backbone
-    val: Scores
-    test: Scores | None
+    val: Figures
+    test: Figures | None
     seconds: float
     unreadable: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
         """JSON-able; written to ``summary.json``."""
 
-        def scores(of: Scores | None) -> dict[str, Any] | None:
-            if of is None:
-                return None
-            figures = {**dataclasses.asdict(of), "confusion": of.confusion.tolist()}
-            return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in figures.items()}
-
         return {
             "best": str(self.best),
             "last": str(self.last),
             "epochs": len(self.history),
-            "val": scores(self.val),
-            "test": scores(self.test),
+            "val": self.val.to_json(),
+            "test": None if self.test is None else self.test.to_json(),
             "seconds": round(self.seconds, 1),
             "unreadable": list(self.unreadable),
         }
@@ -142,12 +135,8 @@ def train(
     check_names(settings)
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     dataset = open_dataset(settings.data, val_fraction=settings.val_fraction, fold=settings.fold, seed=settings.seed)
-    dataset = cached(
-        dataset,
-        settings.cache,
-        settings.cache_gb,
-        lambda line: console.print(line, highlight=False, soft_wrap=True),
-    )
+    tell = rank_zero_only(lambda line: console.print(line, highlight=False, soft_wrap=True))
+    dataset = cached(dataset, settings.cache, settings.cache_gb, tell)
     model = build_model(settings, len(dataset.class_names))
     model.preprocessing = model.preprocessing.model_copy(update={"dtype": pixel_type(dataset.train)})
     data = PicturesModule(
@@ -204,9 +193,13 @@ def train(
             checkpoint = find_checkpoint(resume, settings)
             check_resumable(checkpoint, settings, dataset.class_names, trainer.world_size)
         if trainer.is_global_zero:
+            sheet = check_data(dataset, console, strict=settings.strict_data)
             settings.write()
+            sheet.write(settings.folder / "data.json")
             remove_parts(settings.checkpoints)
             _announce(console, dataset, model, trainer)
+            if (line := explain_rate(settings, trainer.world_size)) is not None:
+                console.print(line, highlight=False, soft_wrap=True)
         try:
             with within.installed():
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -235,17 +228,15 @@ def train(
     assert isinstance(trained, Backbone)
     model = trained
     model.to(trainer.strategy.root_device)
-    classes = len(dataset.class_names)
-    val = evaluate(model, data.evaluation_loader(dataset.val), classes)
-    test = evaluate(model, data.evaluation_loader(dataset.test), classes) if dataset.test is not None else None
+    figures = evaluate_parts(model, dataset, batch_size=settings.batch_size, workers=settings.workers)
     result = TrainingResult(
         settings.folder,
         best,
         settings.last,
         history.rows,
         model.cpu(),
-        val,
-        test,
+        figures["val"],
+        figures.get("test"),
         time.monotonic() - start,
         tuple(data.unreadable),
     )
@@ -291,15 +282,8 @@ def _trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl.Tra
 
 def _announce(console: Console, dataset: ImageDataset, model: Backbone, trainer: pl.Trainer) -> None:
     counts = dataset.counts()
-    parts = [part for part in PARTS if part in counts]
-    table = Table("class", *parts, box=None, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for index, name in enumerate(dataset.class_names):
-        table.add_row(name, *(str(counts[part][index]) for part in parts))
-    console.print(table)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    pictures = ", ".join(f"{sum(counts[part])} {part}" for part in parts)
+    pictures = ", ".join(f"{sum(row)} {part}" for part, row in counts.items())
     height, width = model.preprocessing.size
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
@@ -321,6 +305,10 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
+            # A weight of one column has no one layout, and says nothing of speed here.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            # Some families' blocks end in a view; none of them is changed in place.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

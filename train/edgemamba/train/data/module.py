@@ -6,7 +6,6 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
-from edgemamba.runtime.errors import DataError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.data.dataset import ImageDataset
 from edgemamba.train.data.loading import (
@@ -19,9 +18,7 @@ from edgemamba.train.data.loading import (
 )
 from edgemamba.train.data.pictures import PictureSet
 from edgemamba.train.data.transforms import Augmentation, evaluation_transform, training_transform
-
-# More unreadable pictures than this share of a data set is no accident: the run stops.
-UNREADABLE_LIMIT = 0.01
+from edgemamba.train.data.unreadable import check_unreadable
 
 
 class PicturesModule(pl.LightningDataModule):
@@ -106,12 +103,6 @@ class PicturesModule(pl.LightningDataModule):
         """
         new = {name: reason for name, reason in found.items() if name not in self.unreadable}
         self.unreadable.update(new)
-        total = sum(len(part) for part in self.dataset.parts.values())
-        if new and len(self.unreadable) > UNREADABLE_LIMIT * total:
-            name, reason = next(iter(self.unreadable.items()))
-            reason = reason if name in reason else f"{name}: {reason}"
-            raise DataError(
-                f"{len(self.unreadable)} of {total} pictures cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
-                f"the first: {reason}"
-            )
+        if new:
+            check_unreadable(self.unreadable, sum(len(part) for part in self.dataset.parts.values()))
         return new
