@@ -45,6 +45,13 @@ def grey(stored: NDArray[Any], syntax: str = ExplicitVRLittleEndian, **elements:
     return dataset
 
 
+def of_another_kind(path: Path, tag: bytes) -> None:
+    """Damage a file: an element of text, named by its four bytes and representation, says that it holds floats."""
+    content = path.read_bytes()
+    at = content.index(tag)
+    path.write_bytes(content[: at + 4] + b"FD" + content[at + 6 :])
+
+
 def save(dataset: Dataset, folder: Path, name: str = "image.dcm") -> Path:
     path = folder / name
     dataset.save_as(path, enforce_file_format=True)

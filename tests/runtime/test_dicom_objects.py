@@ -21,6 +21,7 @@ import pydicom
 from pydicom.uid import generate_uid
 from runtime.bundled_dicom import dicom_file
 from runtime.dicom_peers import make_series, run
+from runtime.made_dicom import of_another_kind
 
 from edgemamba.runtime.errors import MissingExtraError, SinkError, SourceError
 from edgemamba.runtime.frames import DicomFrame, Frame
@@ -399,6 +400,19 @@ def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(MissingExtraError, match="highdicom is needed for writing DICOM objects and is not installed"):
         open_dicom_sink(f"dicom://{tmp_path}")
+
+
+@pytest.mark.parametrize("tag", [b"\x20\x00\x0d\x00UI", b"\x08\x00\x18\x00UI"])
+def test_damaged_uids(tag: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of which pydicom makes numbers, or nothing: the picture is one without objects, not the end of the stream."""
+    paths = make_series(tmp_path / "in", 2)
+    of_another_kind(paths[0], tag)
+    value = str(pydicom.dcmread(paths[1], stop_before_pixels=True).StudyInstanceUID)
+    with open_source(tmp_path / "in") as source:
+        sink = DicomSink(tmp_path / "out")
+        assert len(write_all(sink, source)) == 2
+    assert (len(objects(tmp_path / "out", "sr")), sink.skipped) == (1, 1)
+    assert value not in caplog.text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")

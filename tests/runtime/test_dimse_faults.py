@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -19,9 +20,11 @@ pytest.importorskip("pynetdicom")
 import pydicom
 from runtime.bundled_dicom import dicom_file
 from runtime.dicom_peers import client, facts, make_series, need, ready, receiving, storescu
+from runtime.made_dicom import of_another_kind
 from runtime.waiting import wait_for
 
 from edgemamba.runtime import stream
+from edgemamba.runtime.privacy import hashed
 from edgemamba.runtime.sources.dimse import open_dimse
 
 _AARQ_LONG = b"\x01\x00\xff\xff\xff\xf0" + b"A" * 100_000
@@ -77,6 +80,32 @@ def test_garbage_inside_an_association(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_an_instance_whose_uids_are_damaged(tmp_path: Path) -> None:
+    """Elements that pydicom cannot parse. The command's UID names the instance; the data set's own is not asked for."""
+    import pynetdicom
+    from pydicom.uid import ExplicitVRLittleEndian
+    from pynetdicom.dimse_primitives import C_STORE
+
+    (path,) = make_series(tmp_path / "series", 1)
+    uid = str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+    for tag in (b"\x08\x00\x18\x00UI", b"\x20\x00\x0d\x00UI"):
+        of_another_kind(path, tag)
+    content = path.read_bytes()
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = pynetdicom.sop_class.CTImageStorage, uid
+    request.DataSet = io.BytesIO(content[content.index(b"\x08\x00\x05\x00CS") :])
+    entity = pynetdicom.AE("CLIENT")
+    entity.add_requested_context(pynetdicom.sop_class.CTImageStorage, ExplicitVRLittleEndian)
+    with receiving(tmp_path / "spool") as reader:
+        association = entity.associate("127.0.0.1", reader.source.port, ae_title="EM")
+        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+        assert reader.wait(1)[0].source == hashed(uid)
+        association.release()
+        assert client(reader.source.port).send_c_store(dicom_file("CT_small.dcm")).Status == 0
+        reader.wait(2)
+
+
 def test_fifty_associations_at_once(tmp_path: Path) -> None:
     count = 50
     paths = make_series(tmp_path / "series", count)
@@ -123,6 +152,7 @@ def test_nothing_is_left_of_associations(tmp_path: Path) -> None:
 _SERVER = """
 import sys, time
 from edgemamba.runtime import stream
+from edgemamba.runtime.privacy import hashed
 from edgemamba.runtime.sources.dimse import open_dimse
 source = open_dimse("dimse://EM@127.0.0.1:0?folder=" + sys.argv[1])
 print(source.port, flush=True)

@@ -50,6 +50,7 @@ SEEDS = (
     "rtdose_rle.dcm",
     "liver_1frame.dcm",
     "examples_palette.dcm",
+    "examples_overlay.dcm",
     "dicomdirtests/DICOMDIR",
 )
 # Elements that decide how pixels are found, decoded and shown, and values that files should not have.
@@ -152,7 +153,7 @@ def test_dicom_files(tmp_path: Path, fuzzing: Fuzzing) -> None:
         count["files"] += 1
         reason = ""
         voi: Any = data.draw(st.sampled_from(["auto", "auto", "window", "lut", "full", "minmax"]))
-        argument = f"dicom://{path}?square=1" if data.draw(st.booleans()) else path
+        argument = f"dicom://{path}?square=1&overlays=1" if data.draw(st.booleans()) else path
         try:
             with open_source(argument, voi=voi) as source:
                 for frame in islice(source, 3):

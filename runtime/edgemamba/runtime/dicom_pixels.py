@@ -2,7 +2,8 @@
 
 Frames are decoded one by one, from an open file, so that a long cine needs the memory of one frame. Grey pictures go through
 the display chain of :mod:`edgemamba.runtime.dicom_grayscale` and keep 16 bits; colour pictures become 8-bit RGB (palettes are
-applied, YBR is converted). Overlays and ICC profiles are not applied: models are trained on pixels without either.
+applied, YBR is converted). Overlays are drawn only where asked for, and ICC profiles are not applied: models are trained on
+pixels without either.
 
 Decoding is pydicom's, with whichever of its plugins are installed. Nothing here returns or logs an attribute that identifies a
 patient.
@@ -20,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemamba.runtime.dicom_codestreams import promised_size
+from edgemamba.runtime.dicom_decoders import find_decoder, hint
 from edgemamba.runtime.dicom_files import BoundedFile, is_dicom, parse_elements, without_long_values
 from edgemamba.runtime.dicom_fragments import EncapsulatedFrames
 from edgemamba.runtime.dicom_geometry import geometry, pixel_aspect_ratio, squared
 from edgemamba.runtime.dicom_grayscale import GrayscaleTransform, Voi, Window
+from edgemamba.runtime.dicom_overlays import with_overlays
 from edgemamba.runtime.dicom_times import FrameTimes
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
@@ -39,13 +42,6 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 #: Bytes of one frame as stored. A larger one is a broken or hostile header: the largest detectors give some 100 MB. Decoding
 #: takes about three times as much memory.
 LARGEST_FRAME = 256 << 20
-# Compressed syntaxes that the "dicom" extra does not decode, and what does.
-_GDCM = 'pip install "edgemamba[dicom-gdcm]"'
-_REMEDIES = {
-    "1.2.840.10008.1.2.4.51": "pip install pylibjpeg-libjpeg (GPL-3), or convert the file to an uncompressed syntax",
-    "1.2.840.10008.1.2.4.57": _GDCM,
-    "1.2.840.10008.1.2.4.70": _GDCM,
-}
 
 
 class DicomImage:
@@ -56,16 +52,20 @@ class DicomImage:
         voi: the value of interest transformation of grey pictures; see :data:`~edgemamba.runtime.dicom_grayscale.Voi`.
         square_pixels: enlarge pictures whose pixels are not square along the coarser axis, as viewers do. By default pixels
             stay as they are stored, and :meth:`metadata` says their ``pixel_aspect_ratio``.
+        overlays: draw the file's overlay planes in white.
 
     Raises:
         SourceError: the file is missing, empty, not DICOM, carries no pixel data or too few elements to decode them, or
             its transfer syntax cannot be decoded here; the message names the element and the remedy.
     """
 
-    def __init__(self, path: str | Path, voi: Voi = "auto", square_pixels: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, voi: Voi = "auto", square_pixels: bool = False, overlays: bool = False
+    ) -> None:
         self.path = Path(path)
         self._voi = voi
         self._square_pixels = square_pixels
+        self._overlays = overlays
         pydicom = require("pydicom", purpose="reading DICOM files")
         try:
             self._file: BoundedFile | io.BytesIO = BoundedFile(self.path)
@@ -161,14 +161,14 @@ class DicomImage:
             stored, photometric = self._decode(index)
             grey = photometric in _GREY
             shown = self._grayscale(index)(stored) if grey else self._colour(stored, photometric)
+            if self._overlays:
+                shown = with_overlays(shown, self._dataset, index, self._syntax.is_little_endian)
             return squared(shown, pixel_aspect_ratio(self._dataset, index)) if self._square_pixels else shown
         except SourceError as error:
             raise SourceError(f"{self.path} frame {index + 1} of {len(self)}: {error}") from None
         except Exception as error:
-            remedy = _REMEDIES.get(self._syntax)
-            hint = f"; {self._syntax.name} may need another decoder: {remedy}" if remedy else ""
             raise SourceError(
-                f"{self.path} frame {index + 1} of {len(self)} cannot be decoded: {_reason(error)}{hint}"
+                f"{self.path} frame {index + 1} of {len(self)} cannot be decoded: {_reason(error)}{hint(self._syntax)}"
             ) from None
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ class DicomImage:
         self._syntax = self._transfer_syntax(pydicom)
         self._locate(pydicom)
         self._check_elements(pydicom)
-        self._decoder = self._find_decoder(pydicom)
+        self._decoder = find_decoder(self._syntax)
         self._length = self._frame_count()
         self._options = pydicom.pixels.as_pixel_options(
             dataset, pixel_keyword=self._keyword, pixel_vr=self._representation, number_of_frames=self._length
@@ -276,20 +276,6 @@ class DicomImage:
         size = int(self._dataset.Rows) * int(self._dataset.Columns) * int(self._dataset.SamplesPerPixel) * bits // 8
         if size > LARGEST_FRAME:
             raise SourceError(f"one frame would take {size >> 20} MiB; frames up to {LARGEST_FRAME >> 20} MiB are read")
-
-    def _find_decoder(self, pydicom: Any) -> Any:
-        name = self._syntax.name
-        what = f"transfer syntax {self._syntax}" if name == self._syntax else f"transfer syntax {name} ({self._syntax})"
-        try:
-            decoder = pydicom.pixels.get_decoder(self._syntax)
-        except NotImplementedError:
-            raise SourceError(
-                f"{what} is not supported; convert the file to an uncompressed syntax, e.g. with dcmtk or gdcmconv"
-            ) from None
-        if not decoder.is_available:
-            remedy = _REMEDIES.get(self._syntax, 'pip install "edgemamba[dicom]"')
-            raise SourceError(f"{what} cannot be decoded with what is installed: {remedy}")
-        return decoder
 
     def _frame_count(self) -> int:
         try:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgemamba.runtime.dicom_network.addresses import is_uid
 from edgemamba.runtime.dicom_network.pseudonyms import pseudonym
+from edgemamba.runtime.errors import SourceError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -87,7 +88,8 @@ def reference(header: Dataset, include_phi: bool) -> Dataset:
     """A data set that stands for the source instance when objects are made from it: all that they may know.
 
     Raises:
-        ValueError: the instance cannot be referred to, because it lacks a UID; the message names the attribute.
+        SourceError: the instance cannot be referred to, because it lacks a UID; the message names the attribute.
+        Exception: whatever pydicom stumbles over in a damaged element.
     """
     from pydicom import Dataset
 
@@ -95,7 +97,7 @@ def reference(header: Dataset, include_phi: bool) -> Dataset:
     source.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _NEEDED:
         if not is_uid(str(header.get(keyword, ""))):
-            raise ValueError(f"{keyword} is missing or no UID, so nothing can refer to the instance")
+            raise SourceError(f"{keyword} is missing or no UID, so nothing can refer to the instance")
         setattr(source, keyword, str(header[keyword].value))
     for keyword in _KEPT:
         if header.get(keyword) not in (None, ""):

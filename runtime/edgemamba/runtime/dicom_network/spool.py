@@ -109,7 +109,7 @@ class Spool:
             for torso in (folder / "incoming").iterdir():
                 torso.unlink(missing_ok=True)
             found = sorted((folder / "ready").glob("*.dcm"))
-            self._waiting = OrderedDict((path.stem.rpartition("-")[2], path) for path in found)
+            self._waiting = OrderedDict((_pseudonym_of(path), path) for path in found)
             kept = [path.stat().st_size for name in ("ready", "unreadable") for path in (folder / name).iterdir()]
         except BlockingIOError:
             self._lock.close()
@@ -147,6 +147,10 @@ class Spool:
             if not self._waiting and not self._closed:
                 self._changed.wait(timeout)
             return self._waiting.popitem(last=False)[1] if self._waiting and not self._closed else None
+
+    def name_of(self, path: Path) -> str:
+        """What logs call an instance that was taken: as :func:`edgemamba.runtime.privacy.hashed` calls its UID."""
+        return f"uid-{_pseudonym_of(path)}"
 
     def wake(self) -> None:
         """End a :meth:`take` that waits."""
@@ -207,6 +211,10 @@ class Spool:
             self._waiting[name] = path
             self._changed.notify_all()
             return path
+
+
+def _pseudonym_of(path: Path) -> str:
+    return path.stem.rpartition("-")[2]
 
 
 def sync_folder(folder: Path) -> None:

@@ -28,7 +28,7 @@ from edgemamba.runtime.dicom_network.addresses import (
 from edgemamba.runtime.dicom_network.outbox import Outbox, Sender, write_whole
 from edgemamba.runtime.dicom_network.quiet import quiet
 from edgemamba.runtime.dicom_network.references import reference
-from edgemamba.runtime.errors import SinkError
+from edgemamba.runtime.errors import SinkError, SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.frames import DicomFrame
 from edgemamba.runtime.overlay import annotate
@@ -197,8 +197,11 @@ class DicomSink(Sink):
             return
         try:
             source = reference(header, self._include_phi)
-        except ValueError as error:
+        except SourceError as error:
             self._skip(frame.source, str(error))
+            return
+        except Exception as error:  # an element that pydicom cannot parse; what it says may quote it
+            self._skip(frame.source, f"its header is damaged ({type(error).__name__})")
             return
         frame_number = int(frame.metadata.get("frame_number", 1))
         if "sc" in self._kinds:

@@ -20,8 +20,7 @@ from edgemamba.runtime.dicom_network.spool import Spool
 from edgemamba.runtime.dicom_pixels import Voi
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
-from edgemamba.runtime.frames import DicomFrame, Frame
-from edgemamba.runtime.privacy import hashed
+from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.sources.base import LOGGER, Source
 from edgemamba.runtime.sources.pictures import PictureSource
 
@@ -160,17 +159,16 @@ class DimseSource(Source):
         return {**super().describe(), **self._receiver.describe(), **waiting}
 
     def _frames(self, path: Path) -> Iterator[Frame]:
-        """An instance's frames, named by its UID's hash.
+        """An instance's frames, named by its UID's hash, by which the spool calls it. The header's own UID may be damaged.
 
         Raises:
             SourceError: not one can be decoded.
         """
-        pictures = PictureSource([path], path.name, voi=self._voi)
+        name = self._spool.name_of(path)
+        pictures = PictureSource([path], name, voi=self._voi)
         pictures.skipped = self.skipped
         for frame in pictures:
-            header = frame.header if isinstance(frame, DicomFrame) else None
-            uid = "" if header is None else str(header.get("SOPInstanceUID", ""))
-            yield replace(frame, source=hashed(uid))
+            yield replace(frame, source=name)
 
 
 def _network(text: str) -> Network:

@@ -62,13 +62,14 @@ def open_file(path: Path, voi: Voi) -> Source:
 def open_dicom(uri: Uri, voi: Voi) -> Source:
     """``dicom://PATH``: the DICOM files of a file, folder or DICOMDIR, in the order of :mod:`edgemamba.runtime.dicom_series`.
 
-    Options: ``modality=CT`` and ``series=3`` (Series Number) leave out all others; ``square=1``: with square pixels. A
-    folder is looked through whether a DICOMDIR lies in it or not; name the DICOMDIR to follow it.
+    Options: ``modality=CT`` and ``series=3`` (Series Number) leave out all others; ``square=1``: with square pixels;
+    ``overlays=1``: with the overlay planes drawn in, which are left out by default. A folder is looked through whether a
+    DICOMDIR lies in it or not; name the DICOMDIR to follow it.
 
     Raises:
         SourceError: nothing is there, nothing that is DICOM, or nothing that the options leave.
     """
-    uri.allow(("modality", "series", "square"), SourceError)
+    uri.allow(("modality", "overlays", "series", "square"), SourceError)
     path = Path(uri.location).expanduser()
     if not path.exists():
         raise SourceError(f"{path} does not exist")
@@ -86,8 +87,8 @@ def open_dicom(uri: Uri, voi: Voi) -> Source:
         raise SourceError(f"{path} holds no DICOM file")
     slices = _chosen(uri, [read_slice(found) for found in paths])
     ordered = [item.path for item in in_slice_order(slices)]
-    square = uri.options.get("square", "0") not in ("0", "")
-    source = PictureSource(ordered, uri.shown if root else path.name, root, voi, square)
+    square, overlays = (uri.options.get(name, "0") not in ("0", "") for name in ("square", "overlays"))
+    source = PictureSource(ordered, uri.shown if root else path.name, root, voi, square, overlays)
     _say_missing(source, path, missing)
     return source
 

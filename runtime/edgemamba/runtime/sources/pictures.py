@@ -52,7 +52,7 @@ class PictureSource(Source):
         name: of the source.
         root: names of frames are relative to it.
         voi: how grey DICOM pictures are shown; see :data:`~edgemamba.runtime.dicom_grayscale.Voi`.
-        square_pixels: of DICOM pictures; see :class:`~edgemamba.runtime.dicom_pixels.DicomImage`.
+        square_pixels, overlays: of DICOM pictures; see :class:`~edgemamba.runtime.dicom_pixels.DicomImage`.
 
     Raises:
         SourceError: the only file cannot be read. Of several, those that cannot be read are skipped, and counted.
@@ -65,12 +65,14 @@ class PictureSource(Source):
         root: Path | None = None,
         voi: Voi = "auto",
         square_pixels: bool = False,
+        overlays: bool = False,
     ) -> None:
         super().__init__(name)
         self.files = tuple(paths)
         self._root = root
         self._voi: Voi = voi
         self._square_pixels = square_pixels
+        self._overlays = overlays
         self._absent = 0  # frames that the file being read promises and does not hold
         dicom = [path for path in self.files if looks_like_dicom(path)]
         self._dicom = frozenset(dicom)
@@ -112,7 +114,7 @@ class PictureSource(Source):
             raise SourceError(f"{self.name}: none of its {index} pictures can be read{first}")
 
     def _image(self, path: Path) -> DicomImage:
-        return DicomImage(path, self._voi, self._square_pixels)
+        return DicomImage(path, self._voi, self._square_pixels, self._overlays)
 
     def _dicom_pictures(self, path: Path) -> Iterator[_Picture]:
         with self._image(path) as image:
