@@ -251,7 +251,7 @@ def image_tree(root: Path, count: int) -> Path:
             folder = root / part / name
             folder.mkdir(parents=True)
             for index in range(pictures):
-                Image.new("RGB", (8, 8), (index % 255, 0, 0)).save(folder / f"{index}.png")
+                Image.new("RGB", (8, 8), (index % 255, ord(name), len(part))).save(folder / f"{index}.png")
     return root
 
 
