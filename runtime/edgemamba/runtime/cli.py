@@ -48,6 +48,11 @@ VERBS = {
         "Train a backbone on a folder, a MedMNIST .npz or a CSV of DICOM files.",
         "train",
     ),
+    "eval": Verb(
+        "edgemamba.train.commands.eval:eval_",
+        "Judge checkpoints and bundles on labelled pictures, side by side.",
+        "train",
+    ),
     "export": Verb(
         "edgemamba.export.commands.export:export",
         "Turn a checkpoint into a bundle: ONNX graph, manifest, digests.",

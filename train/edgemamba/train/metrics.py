@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ class Scores:
         auc: mean over the classes of the area under the one-against-rest ROC curve. Classes of which there is no
             picture (or nothing else) have none and are left out; NaN where that leaves nothing.
         confusion: int64 (classes, classes); row is the truth, column the prediction.
+        class_auc: float64 (classes,), the areas that ``auc`` is the mean of; NaN for classes that have none.
     """
 
     loss: float
@@ -31,6 +31,7 @@ class Scores:
     auc: float
     count: int
     confusion: NDArray[np.int64]
+    class_auc: NDArray[np.float64]
 
 
 class ClassificationMetrics(nn.Module):
@@ -49,10 +50,12 @@ class ClassificationMetrics(nn.Module):
         self.confusion = MulticlassConfusionMatrix(num_classes, sync_on_compute=all_ranks)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add float32 logits (B, num_classes) and int64 labels (B,)."""
+        """Add float32 or float64 logits (B, num_classes) and int64 labels (B,)."""
         self.loss.update(F.cross_entropy(logits, labels), weight=len(labels))
-        for metric in (self.top1, self.auc, self.confusion):
-            metric.update(logits, labels)
+        self.top1.update(logits, labels)
+        self.confusion.update(logits, labels)
+        # Probabilities, because torchmetrics takes a batch of logits that all lie in 0..1 for probabilities.
+        self.auc.update(logits.softmax(dim=1), labels)
 
     def compute(self) -> Scores:
         """Scores of everything since the last reset."""
@@ -62,13 +65,14 @@ class ClassificationMetrics(nn.Module):
         with warnings.catch_warnings():
             # Of classes without pictures, which are left out below.
             warnings.simplefilter("ignore", UserWarning)
-            auc = self.auc.compute()[judged] if judged.any() else torch.tensor([float("nan")])
+            auc = self.auc.compute().where(judged, float("nan"))
         return Scores(
             float(self.loss.compute()),
             float(self.top1.compute()),
-            float(auc.mean()),
+            float(auc.nanmean()),
             int(support.sum()),
             confusion.cpu().numpy().astype(np.int64),
+            auc.cpu().numpy().astype(np.float64),
         )
 
     def reset(self) -> None:
