@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgemamba.train.classifier import Classifier
+from edgemamba.train.history import Row
 from edgemamba.train.settings import TrainingSettings
 
 CLASSES = ("blue", "green", "red")
@@ -82,8 +83,32 @@ def before_batch(number: int, accident: Callable[[], None]) -> Callable[[Classif
 
 def tiny_vim(data: Path, out: Path, **changes: Any) -> TrainingSettings:
     """Settings of a run of seconds with layer norms only: what a batch is divided into makes no difference to it."""
-    fields: dict[str, Any] = {"model": "vim_tiny", "config": {"embed_dim": 16, "depth": 2, "d_state": 4}}
+    fields: dict[str, Any] = {
+        "model": "vim_tiny",
+        "config": {"embed_dim": 16, "depth": 2, "d_state": 4},
+        "drop_path": 0.0,
+    }
     return tiny(data, out, **(fields | changes))
+
+
+def arguments(settings: TrainingSettings) -> list[str]:
+    """Of `edgemamba train`, for settings of :func:`tiny`."""
+    options = ["train", "--no-augment"] if not settings.augmentation.enabled else ["train"]
+    defaults = TrainingSettings(model="", data="", out="").model_dump()
+    spelled = {"optimizer": "opt", "scheduler": "sched"}
+    for name, value in settings.model_dump().items():
+        if name == "config":
+            options += [word for key, field in value.items() for word in ("--set", f"{key}={field}")]
+        elif name == "image_size":
+            options += ["--image-size", f"{value[0]}x{value[1]}"]
+        elif name != "augmentation" and value != defaults[name]:
+            options += [f"--{spelled.get(name, name).replace('_', '-')}", str(value)]
+    return options
+
+
+def figures(history: list[Row]) -> list[float]:
+    """All that a history says, but for the time it took."""
+    return [value for row in history for name, value in row.items() if name != "seconds"]
 
 
 TINY_OPTIONS = [

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
 
-from edgemamba.train.classifier import Classifier
+from edgemamba.train.training_module import TrainingModule
 
-COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_auc", "seconds")
 Row = dict[str, float]
 
 
@@ -44,7 +44,7 @@ class History(pl.Callback):
         self._start = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, TrainingModule)
         train_loss = float(pl_module.train_loss.compute())  # on every rank, because it is summed over them
         seen = trainer.callback_metrics
         row: Row = {
@@ -52,7 +52,7 @@ class History(pl.Callback):
             "step": trainer.global_step,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train_loss": train_loss,
-            **{name: float(seen.get(name, math.nan)) for name in ("val_loss", "val_top1", "val_auc")},
+            **{name: float(seen.get(name, math.nan)) for name in pl_module.scores},
             "seconds": time.monotonic() - self._start,
         }
         # A run that was interrupted after its last batch repeats the epoch's end.
@@ -62,7 +62,8 @@ class History(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.rows and trainer.is_global_zero:
-            plot_history(self.rows, self.picture)
+            assert isinstance(pl_module, TrainingModule)
+            plot_history(self.rows, self.picture, pl_module.scores)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
@@ -72,20 +73,26 @@ def write_history(path: Path, rows: list[Row]) -> None:
     """Write the table so that a reader sees the old one or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(rows[-1]))
         writer.writeheader()
-        writer.writerows({name: f"{row[name]:.8g}" for name in COLUMNS} for row in rows)
+        writer.writerows({name: f"{value:.8g}" for name, value in row.items()} for row in rows)
     temporary.replace(path)
 
 
 def read_history(path: Path) -> list[Row]:
     """The rows of a ``metrics.csv``, as numbers."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def plot_history(rows: list[Row], path: Path) -> None:
-    """Losses on the left, top-1 accuracy and macro AUC on the right, over epochs."""
+def plot_history(rows: list[Row], path: Path, scores: Mapping[str, str]) -> None:
+    """Losses on the left, the other figures of validation on the right, over epochs.
+
+    Args:
+        rows: one an epoch.
+        path: of the PNG file.
+        scores: of the :class:`TrainingModule`: column -> what it is called, the loss first.
+    """
     # The object interface: pyplot would ask for a display and keep figures alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,8 +101,8 @@ def plot_history(rows: list[Row], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] + 1 for row in rows]
     panels = (
-        (left, "cross entropy (nats)", {"training": "train_loss", "validation": "val_loss"}),
-        (right, "validation", {"top-1 accuracy": "val_top1", "macro AUC": "val_auc"}),
+        (left, "loss", {"training": "train_loss", "validation": "val_loss"}),
+        (right, "validation", {label: column for column, label in scores.items() if column != "val_loss"}),
     )
     for axes, title, lines in panels:
         for label, column in lines.items():

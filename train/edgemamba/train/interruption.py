@@ -87,9 +87,9 @@ class SaveWithinEpoch(pl.Callback):
     ) -> None:
         # Between two updates there are gradients that no checkpoint holds. The last step of an epoch is followed by
         # validation and the epoch's own checkpoint.
-        if trainer.global_step == self._step or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        updated, self._step = trainer.global_step > self._step, trainer.global_step
+        if not updated or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
-        self._step = trainer.global_step
         wish = self._agreed(trainer)
         if wish is not _Wish.GO_ON:
             trainer.save_checkpoint(self.path)
