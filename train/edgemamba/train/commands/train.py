@@ -13,6 +13,8 @@ from rich.table import Table
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.cross_validation import cross_validate
+from edgemamba.train.data import open_dataset
+from edgemamba.train.data.sheet_console import check_data
 from edgemamba.train.data.transforms import Augmentation
 from edgemamba.train.metrics import wilson_interval
 from edgemamba.train.recipes import list_recipes, load_recipe
@@ -36,7 +38,8 @@ _FIELDS = {
     "augment": "augmentation.enabled",
     **{name: f"augmentation.{name}" for name in Augmentation.model_fields if name != "enabled"},
 }
-_NO_FIELDS = frozenset({"recipe", "list_recipes_", "print_settings", "resume", "folds", "as_json"})
+_NO_FIELDS = frozenset({"recipe", "list_recipes_", "print_settings", "resume", "folds", "inspect_data", "as_json"})
+_NO_DATA = "--data is needed: a folder tree, a MedMNIST .npz, shards (.tar), or a table of files"
 
 
 def train(
@@ -45,7 +48,7 @@ def train(
         str | None, typer.Option(help="A registered model; `edgemamba models` lists them. A recipe may name one.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A folder tree, a MedMNIST .npz, or a .csv of DICOM or other files.")
+        str | None, typer.Option(help="A folder tree, a MedMNIST .npz, a table of files, or WebDataset shards.")
     ] = None,
     recipe: Annotated[
         str | None,
@@ -82,6 +85,12 @@ def train(
     strict_data: Annotated[
         bool,
         typer.Option("--strict-data", help="Refuse pictures or patients in two parts.", rich_help_panel=_DATA),
+    ] = False,
+    inspect_data: Annotated[
+        bool,
+        typer.Option(
+            "--inspect-data", help="Show what the data hold and what is wrong, and stop.", rich_help_panel=_DATA
+        ),
     ] = False,
     image_size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Input size in pixels.", rich_help_panel=_MODEL)
@@ -195,7 +204,8 @@ def train(
     the same command with `--resume auto` goes on with the very next batch.
 
     Data: DATA/train/CLASS/*.png beside DATA/val (and DATA/test), or DATA/CLASS/*.png, of which a fifth of each class is held
-    out; a MedMNIST .npz; or a .csv with the columns path,label[,split][,patient][,frame].
+    out; a MedMNIST .npz; a .csv or .parquet with the columns path,label[,split][,patient][,frame]; or WebDataset shards
+    (a folder of .tar, or train-{000..019}.tar). What is wrong with them is said at the start, or by --inspect-data.
 
     A recipe sets many options at once, as a paper has them (`--list-recipes`); options given beside it stand above it, and
     `--print-settings` shows what comes out. docs/training.md tells more.
@@ -207,6 +217,9 @@ def train(
     if list_recipes_:
         print_recipes(as_json)
         return
+    if inspect_data:
+        show_data(given_fields(context), as_json)
+        return
     layers = lay_settings(given_fields(context), recipe)
     if print_settings:
         if as_json:
@@ -216,7 +229,7 @@ def train(
         return
     settings = layers.settings
     if not settings.data:
-        raise TrainingError("--data is needed: a folder tree, a MedMNIST .npz, or a table of files")
+        raise TrainingError(_NO_DATA)
     console = Console(stderr=True)
     if folds is not None:
         summary = cross_validate(settings, folds, resume=resume, console=console)
@@ -235,6 +248,23 @@ def train(
     report(console, result)
     if as_json:
         print(json.dumps(result.summary()))
+
+
+def show_data(given: dict[str, Any], as_json: bool) -> None:
+    """Show the data sheet of a data set, divided as a run with these settings would divide it; no model is needed.
+
+    Raises:
+        DataError: a run would refuse it.
+        TrainingError: no data set is named.
+    """
+    if not given.get("data"):
+        raise TrainingError(_NO_DATA)
+    dataset = open_dataset(
+        given["data"], **{name: given[name] for name in ("val_fraction", "fold", "seed") if name in given}
+    )
+    sheet = check_data(dataset, Console(stderr=True), strict=given.get("strict_data", False))
+    if as_json:
+        print(json.dumps(sheet.summary()))
 
 
 def given_fields(context: typer.Context) -> dict[str, Any]:

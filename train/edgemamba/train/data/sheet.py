@@ -290,7 +290,7 @@ def _shared_patients(dataset: ImageDataset, seen: Mapping[Place, _Seen]) -> tupl
 
 
 def _name(dataset: ImageDataset, place: Place) -> str:
-    return dataset.parts[place[0]].name(place[1])
+    return dataset.parts[place[0]].name(place[1]).removeprefix(f"{dataset.origin}/")
 
 
 def _order(place: Place) -> tuple[int, int]:

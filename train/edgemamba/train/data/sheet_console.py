@@ -81,7 +81,7 @@ def _lines(sheet: DataSheet) -> Iterable[str]:
             f"{n} in {part}" for part, n in sheet.repeated.items() if n
         )
     if sheet.contradictions:
-        yield f"the same pixels with different labels, {len(sheet.contradictions)} times: " + "; ".join(
+        yield f"{len(sheet.contradictions)} pictures are there with different labels: " + "; ".join(
             sheet.contradictions[:MOST_NAMED]
         )
     if sheet.unreadable:
