@@ -8,15 +8,15 @@ import lightning.pytorch as pl
 import torch
 from timm.utils import ModelEmaV3
 
-from edgemamba.train.classifier import Classifier
 from edgemamba.train.distribution import Sharded, load_whole_state, whole_state
+from edgemamba.train.training_module import TrainingModule
 
 _RAW = "trained_state_dict"
 _PREFIX = "model."
 
 
 class MovingAverage(pl.Callback):
-    """timm's ``ModelEmaV3`` over a :class:`Classifier`'s model.
+    """timm's ``ModelEmaV3`` over a :class:`TrainingModule`'s model.
 
     The decay warms up as 1 - (1 + step) ** (-2/3), so that short runs do not validate the random start. In a checkpoint,
     ``state_dict`` holds the average (it is what a reader wants) and ``trained_state_dict`` the weights in training, so that a run
@@ -31,7 +31,7 @@ class MovingAverage(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self.average is None:
-            assert isinstance(pl_module, Classifier)
+            assert isinstance(pl_module, TrainingModule)
             self.average = ModelEmaV3(pl_module.model, decay=self.decay, use_warmup=True).requires_grad_(False)
             average = self.average.module
             if isinstance(trainer.strategy, Sharded):
@@ -49,7 +49,7 @@ class MovingAverage(pl.Callback):
         # With gradient accumulation several batches make one step.
         if trainer.global_step > self._updated:
             assert self.average is not None
-            assert isinstance(pl_module, Classifier)
+            assert isinstance(pl_module, TrainingModule)
             self._updated = trainer.global_step
             self.average.update(pl_module.model, step=trainer.global_step)
 

@@ -14,7 +14,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.models.backbone import Backbone
-from edgemamba.train.settings import TrainingSettings
+from edgemamba.train.models.model import Model
+from edgemamba.train.settings import RunSettings
 
 
 class Sharded(ModelParallelStrategy):
@@ -34,7 +35,7 @@ class Sharded(ModelParallelStrategy):
         self._tensor_parallel_size = 1
         super().setup_environment()
 
-    def shard(self, model: Backbone) -> None:
+    def shard(self, model: Model) -> None:
         """Divide a model's parameters between the ranks, in place: each of :func:`blocks` for itself, then the rest."""
         mesh = self.device_mesh["data_parallel"]
         for block in blocks(model):
@@ -48,7 +49,7 @@ class Sharded(ModelParallelStrategy):
         return {**rest, "state_dict": whole["state_dict"]}
 
 
-def trainer_options(settings: TrainingSettings) -> dict[str, Any]:
+def trainer_options(settings: RunSettings) -> dict[str, Any]:
     """Keywords of Lightning's ``Trainer`` for the devices, machines and strategy of a run.
 
     Under ``torchrun`` with devices ``auto`` its processes are the devices.
@@ -57,7 +58,9 @@ def trainer_options(settings: TrainingSettings) -> dict[str, Any]:
         TrainingError: torchrun started another number of processes than the settings ask for, or they do not go together.
     """
     if settings.strategy == "fsdp" and settings.compile:
-        raise TrainingError("--compile and --strategy fsdp do not go together; take --strategy ddp, or leave --compile out")
+        raise TrainingError(
+            "--compile and --strategy fsdp do not go together; take --strategy ddp, or leave --compile out"
+        )
     if settings.strategy == "fsdp" and settings.precision == "16-mixed":
         raise TrainingError("--strategy fsdp has no gradient scaling for --precision 16-mixed; take bf16-mixed or 32")
     devices, nodes = settings.devices, settings.nodes
@@ -71,13 +74,15 @@ def trainer_options(settings: TrainingSettings) -> dict[str, Any]:
                 f"torchrun started {local} processes on this machine, and --devices asks for {devices}; leave --devices out"
             )
         if nodes not in (1, machines):
-            raise TrainingError(f"torchrun started {machines} machines, and --nodes asks for {nodes}; leave --nodes out")
+            raise TrainingError(
+                f"torchrun started {machines} machines, and --nodes asks for {nodes}; leave --nodes out"
+            )
         nodes = machines
     strategy: str | Strategy = Sharded() if settings.strategy == "fsdp" else settings.strategy
     return {"devices": devices, "num_nodes": nodes, "strategy": strategy}
 
 
-def prepare(model: Backbone, strategy: Strategy, *, compiled: bool) -> None:
+def prepare(model: Model, strategy: Strategy, *, compiled: bool) -> None:
     """Make a model ready for a strategy's devices, in place and without another name for any of its tensors.
 
     Batch norms become :class:`torch.nn.SyncBatchNorm` on several GPUs, so that they see the batch of all; torch has none
@@ -91,8 +96,9 @@ def prepare(model: Backbone, strategy: Strategy, *, compiled: bool) -> None:
         model.compile()
 
 
-def blocks(model: Backbone) -> list[nn.Module]:
+def blocks(model: Model) -> list[nn.Module]:
     """The residual blocks of a backbone: the members of a stage, where it has some, or else the stage or layer itself."""
+    assert isinstance(model, Backbone)  # runs of segmentation refuse FSDP
     found: list[nn.Module] = []
     for info in model.feature_info:
         stage = model.get_submodule(info["module"])

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.models.backbone import Backbone
-from edgemamba.train.settings import ALL_BUT_HEAD, TrainingSettings
+from edgemamba.train.models.model import Model
+from edgemamba.train.settings import ALL_BUT_HEAD, RunSettings
 
 
 def freeze(model: Backbone, stages: int | Literal["all-but-head"] | None) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ def keep_frozen(model: nn.Module) -> None:
             module.eval()
 
 
-def create_optimizer(model: Backbone, settings: TrainingSettings, peak: float) -> Optimizer:
+def create_optimizer(model: Model, settings: RunSettings, peak: float) -> Optimizer:
     """timm's optimizer over what is trained; the first group, whose rate the logs show, is the one of the whole rate.
 
     Args:
@@ -128,7 +129,7 @@ class Patience(EarlyStopping):
     A resumed run counts on from where it was, but with its own patience; Lightning's would take the checkpoint's.
     """
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         assert settings.patience is not None
         mode = "min" if settings.monitor == "loss" else "max"
         # A figure that is not finite is told by the loss itself, with the batch.

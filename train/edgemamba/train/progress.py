@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from edgemamba.train.history import History
+from edgemamba.train.training_module import TrainingModule
 
 
 class EpochProgress(ProgressBar):
@@ -75,11 +76,12 @@ class EpochProgress(ProgressBar):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._enabled and self.history.rows:
+            assert isinstance(pl_module, TrainingModule)
             row = self.history.rows[-1]
+            scores = "  ".join(f"{label} {row[column]:.4f}" for column, label in pl_module.scores.items())
             self.console.print(
                 f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {row['train_loss']:.4f}  "
-                f"val loss {row['val_loss']:.4f}  top-1 {row['val_top1']:.2%}  AUC {row['val_auc']:.4f}  "
-                f"lr {row['lr']:.2e}  {row['seconds']:.1f} s",
+                f"validation: {scores}  lr {row['lr']:.2e}  {row['seconds']:.1f} s",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -161,9 +161,7 @@ def create_model(
     name: str, num_classes: int | None = None, *, features_only: Literal[True], **options: Any
 ) -> FeatureMaps: ...
 @overload
-def create_model(
-    name: str, num_classes: int | None = None, *, features_only: Literal[False] = False, **options: Any
-) -> Backbone: ...
+def create_model(name: str, num_classes: int | None = None, **options: Any) -> Backbone: ...
 def create_model(
     name: str,
     num_classes: int | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgemamba.runtime.errors import CheckpointError, TrainingError
 from edgemamba.train.checkpoint import METADATA_KEY, read_file
-from edgemamba.train.settings import TrainingSettings
+from edgemamba.train.settings import RunSettings
 
 #: Key of the run's settings in its checkpoints.
 SETTINGS_KEY = "edgemamba_settings"
@@ -15,7 +15,7 @@ SETTINGS_KEY = "edgemamba_settings"
 WORLD_SIZE_KEY, LOSS_KEY = "edgemamba_world_size", "edgemamba_train_loss"
 
 
-def find_checkpoint(resume: str, settings: TrainingSettings) -> Path:
+def find_checkpoint(resume: str, settings: RunSettings) -> Path:
     """The checkpoint that ``--resume`` means: a path, or ``auto`` for the run's own ``last.ckpt``.
 
     Raises:
@@ -28,7 +28,7 @@ def find_checkpoint(resume: str, settings: TrainingSettings) -> Path:
     return path
 
 
-def check_resumable(path: Path, settings: TrainingSettings, class_names: Sequence[str], world_size: int) -> None:
+def check_resumable(path: Path, settings: RunSettings, class_names: Sequence[str], world_size: int) -> None:
     """Refuse to resume from a checkpoint of another run, or on another number of devices than it was written on.
 
     Other devices would divide the batches in another way, and draw other numbers: a resumed run is the same run, or none.

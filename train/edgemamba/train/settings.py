@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.data.transforms import Augmentation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 Monitor = Literal["top1", "auc", "loss"]
@@ -18,18 +21,13 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 ALL_BUT_HEAD: Literal["all-but-head"] = "all-but-head"
 
 
-class TrainingSettings(BaseModel):
-    """Everything a run depends on; written to ``config.json`` in its folder and into its checkpoints.
+class RunSettings(BaseModel):
+    """What runs of every task depend on, with what a task adds; written to ``config.json`` in its folder and into its checkpoints.
 
     Attributes:
-        recipe: where the settings came from, for the record; they are all here.
         model: a registered name; ``config`` holds the fields of its configuration that differ from the registered ones.
-        data: path of the data set; ``val_fraction`` and ``fold`` as in :func:`~edgemamba.train.data.open_dataset`.
+        data: path of the data set; ``val_fraction`` is the share of its training part that is held out for validation.
         out: folder of the run.
-        balanced: draw each class equally often in training, whatever its share of the pictures.
-        cache: keep decoded pictures: ``none``, ``ram`` or a folder, of ``cache_gb`` (10^9 bytes) at most.
-        strict_data: refuse data in which a picture or a patient lies in two parts, instead of a warning.
-        image_size: (height, width) in pixels; None for the model's own.
         batch_size: of each device; ``accumulate`` batches make one update, as if they were one.
         optimizer: a name of timm's ``create_optimizer_v2``; ``betas`` and ``opt_eps`` where they are not its own.
         lr: the peak; for a total batch of ``lr_batch`` where that is given, see :meth:`peak_lr`.
@@ -37,12 +35,9 @@ class TrainingSettings(BaseModel):
         scheduler: a name of timm's ``create_scheduler_v2``, stepped at every update; ``warmup_epochs`` of linear warm-up.
         milestones, decay_rate: epochs at which ``multistep`` multiplies the rate, and by what.
         drop_path: stochastic depth of the model; None leaves the model's own.
-        mixup, cutmix: alphas of timm's ``Mixup``; 0 is off.
-        class_weights: of the loss: ``none``, ``balanced`` (the inverse of a class's share of the training pictures), or one
-            number a class, in the order of their names.
         freeze: the stem and so many stages are not trained; :data:`ALL_BUT_HEAD` trains the classifier alone.
         ema: keep an exponential moving average of the weights; it is what is validated, and what is exported.
-        monitor: what ``best.ckpt`` is best in; the run ends after ``patience`` epochs without a better one.
+        patience: the run ends after so many epochs without a better one.
         strategy: of several devices: ``ddp`` (``auto`` too) keeps the whole model on each, ``fsdp`` a share of it.
         compile: translate the model with ``torch.compile``.
         checkpoint_minutes: save ``last.ckpt`` within an epoch when so much time has passed; 0 saves at ends of epochs only.
@@ -51,19 +46,12 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    recipe: str | None = None
     model: str
     data: str
     out: str
     epochs: int = Field(default=100, ge=1)
     config: dict[str, Any] = Field(default_factory=dict)
     val_fraction: float | None = None
-    fold: tuple[int, int] | None = None
-    balanced: bool = False
-    cache: str = "none"
-    cache_gb: float = Field(default=8.0, gt=0)
-    strict_data: bool = False
-    image_size: tuple[int, int] | None = None
     batch_size: int = Field(default=64, ge=1)
     accumulate: int = Field(default=1, ge=1)
     optimizer: str = "adamw"
@@ -80,15 +68,10 @@ class TrainingSettings(BaseModel):
     decay_rate: float = Field(default=0.1, gt=0, le=1)
     clip_grad: float | None = Field(default=5.0, gt=0)
     drop_path: float | None = Field(default=None, ge=0, lt=1)
-    augmentation: Augmentation = Augmentation()
-    mixup: float = Field(default=0.0, ge=0)
-    cutmix: float = Field(default=0.0, ge=0)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
     freeze: int | Literal["all-but-head"] | None = None
     ema: bool = True
     ema_decay: float = Field(default=0.9998, ge=0, lt=1)
-    monitor: Monitor = "top1"
+    monitor: str
     patience: int | None = Field(default=None, ge=1)
     precision: Precision = "32"
     seed: int = Field(default=0, ge=0)
@@ -109,22 +92,8 @@ class TrainingSettings(BaseModel):
             return value if value in (None, ALL_BUT_HEAD) else int(value)
         raise ValueError(f"a number of stages or {ALL_BUT_HEAD} is needed")
 
-    @field_validator("class_weights", mode="before")
     @classmethod
-    def _weights(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in ("none", "balanced"):
-            value = value.split(",")
-        if not isinstance(value, str):
-            try:
-                value = tuple(float(weight) for weight in value)
-            except (TypeError, ValueError):
-                value = ()
-            if not value or not all(0 < weight < float("inf") for weight in value):
-                raise ValueError("none, balanced, or positive numbers (1,2.5,1), one a class, are needed")
-        return value
-
-    @classmethod
-    def parse(cls, **fields: Any) -> TrainingSettings:
+    def parse(cls, **fields: Any) -> Self:
         """Build settings, with an error that names the field as the command line spells it.
 
         Raises:
@@ -138,9 +107,11 @@ class TrainingSettings(BaseModel):
             option = _OPTIONS.get(name, name).replace("_", "-")
             message = first["msg"].removeprefix("Value error, ")
             raise TrainingError(f"--{option} is {first['input']!r}: {message}") from None
-        if (settings.mixup or settings.cutmix) and settings.batch_size % 2:
-            raise TrainingError(f"--batch-size is {settings.batch_size}: mixup and cutmix pair pictures, make it even")
+        settings._check()
         return settings
+
+    def _check(self) -> None:
+        """Raise TrainingError where settings do not go together."""
 
     def peak_lr(self, ranks: int) -> float:
         """The peak of the learning rate when so many ranks train: ``lr``, scaled linearly from ``lr_batch`` (Goyal et al.,
@@ -191,6 +162,55 @@ class TrainingSettings(BaseModel):
                     f"the checkpoint was trained with --{option} {saved[name]} and this run asks for {value}; resume with the "
                     f"same settings, or start a new run from its weights with --checkpoint"
                 )
+
+
+class TrainingSettings(RunSettings):
+    """Settings of the training of a classifier.
+
+    Attributes:
+        recipe: where the settings came from, for the record; they are all here.
+        fold: as in :func:`~edgemamba.train.data.open_dataset`, as ``val_fraction`` is.
+        balanced: draw each class equally often in training, whatever its share of the pictures.
+        cache: keep decoded pictures: ``none``, ``ram`` or a folder, of ``cache_gb`` (10^9 bytes) at most.
+        strict_data: refuse data in which a picture or a patient lies in two parts, instead of a warning.
+        image_size: (height, width) in pixels; None for the model's own.
+        mixup, cutmix: alphas of timm's ``Mixup``; 0 is off.
+        class_weights: of the loss: ``none``, ``balanced`` (the inverse of a class's share of the training pictures), or one
+            number a class, in the order of their names.
+        monitor: what ``best.ckpt`` is best in.
+    """
+
+    recipe: str | None = None
+    fold: tuple[int, int] | None = None
+    balanced: bool = False
+    cache: str = "none"
+    cache_gb: float = Field(default=8.0, gt=0)
+    strict_data: bool = False
+    image_size: tuple[int, int] | None = None
+    augmentation: Augmentation = Augmentation()
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    monitor: Monitor = "top1"
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("none", "balanced"):
+            value = value.split(",")
+        if not isinstance(value, str):
+            try:
+                value = tuple(float(weight) for weight in value)
+            except (TypeError, ValueError):
+                value = ()
+            if not value or not all(0 < weight < float("inf") for weight in value):
+                raise ValueError("none, balanced, or positive numbers (1,2.5,1), one a class, are needed")
+        return value
+
+    def _check(self) -> None:
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise TrainingError(f"--batch-size is {self.batch_size}: mixup and cutmix pair pictures, make it even")
 
 
 # How the command line calls fields whose names differ.
