@@ -47,8 +47,8 @@ class Nvrtc:
         self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
         self.version = (major.value, minor.value)
 
-    def compile(self, architecture: str, *defines: str) -> bytes:
-        """``scan.cu`` for ``compute_NN`` (PTX) or ``sm_NN`` (machine code).
+    def compile(self, architecture: str, *defines: str, source: bytes = b"") -> bytes:
+        """``scan.cu``, or a source that includes what it includes, for ``compute_NN`` (PTX) or ``sm_NN`` (machine code).
 
         Raises:
             CompilerError: with the compiler's log.
@@ -56,7 +56,7 @@ class Nvrtc:
         program = ctypes.c_void_p()
         names = (ctypes.c_char_p * len(HEADERS))(*(name.encode() for name in HEADERS))
         texts = (ctypes.c_char_p * len(HEADERS))(*((HERE / name).read_bytes() for name in HEADERS))
-        source = (HERE / "scan.cu").read_bytes()
+        source = source or (HERE / "scan.cu").read_bytes()
         create = self._library.nvrtcCreateProgram
         if create(ctypes.byref(program), source, b"scan.cu", len(HEADERS), texts, names):
             raise CompilerError("nvrtcCreateProgram failed")

@@ -125,10 +125,10 @@ struct Lane {
   // Positions of tile k: load, and hand to the block. One outside 0..P-1 is no step.
   EM_HD void fetch_positions(const ScanArgs& s, int k) {
     next_position = -1;
-    const Index step = first + static_cast<Index>(k) * kTile + thread;
+    const int step = first + k * kTile + thread;
     if (thread < kTile && step < end) {
       const int p = order[step];
-      if (p >= 0 && p < s.positions) next_position = p;
+      if (static_cast<unsigned>(p) < static_cast<unsigned>(s.positions)) next_position = p;  // no negative one either
     }
   }
   EM_HD void stage_positions(int k, Shared& shared) const {
@@ -173,13 +173,19 @@ struct Lane {
     for (int t = 0; t < kTile; ++t) dt[t] = to_float(T(), next_delta[t]) + bias;
     if (s.softplus) {  // around the loop: the chains of operations of all its steps overlap
       EM_UNROLL
-      for (int t = 0; t < kTile; ++t) dt[t] = softplus(dt[t]);
+      for (int t = 0; t < kTile; ++t) dt[t] = softplus<sizeof(Bits) == 4>(dt[t]);
+    }
+    int all = 0;  // negative where one is: once in a walk, or never
+    EM_UNROLL
+    for (int t = 0; t < kTile; ++t) all |= positions[t];
+    if (all < 0) {
+      EM_UNROLL
+      for (int t = 0; t < kTile; ++t) {
+        if (positions[t] < 0) dt[t] = 0.0f, next_u[t] = 0;
+      }
     }
     EM_UNROLL
-    for (int t = 0; t < kTile; ++t) {
-      const bool is_step = positions[t] >= 0;
-      shared.inputs[t][thread] = DtU{is_step ? dt[t] : 0.0f, is_step ? to_float(T(), next_u[t]) : 0.0f};
-    }
+    for (int t = 0; t < kTile; ++t) shared.inputs[t][thread] = DtU{dt[t], to_float(T(), next_u[t])};
     EM_UNROLL
     for (int i = 0; i < kOwn; ++i) {
       if (i * threads >= kProjections) continue;
@@ -199,16 +205,17 @@ struct Lane {
       const Cell<float>* rows = &shared.projections[k & 1][t * kRows * kN];
       if (kLocal) dt_sum += in.dt;
       const float value = step<kN, !kLocal>(in.dt, in.u, skip, a, rows, rows + kN * (kRows - 1), h);
-      if (!kLocal && active) write(s, start + t, shared.positions[k % kRing][t], value);
+      if (!kLocal && active) write(s, start + t, shared.positions[k % kRing] + t, value);
     }
   }
 
-  EM_HD void write(const ScanArgs& s, int at, int p, float value) const {
-    if (partial != nullptr) {
+  EM_HD void write(const ScanArgs& s, int at, const Cell<int>* position, float value) const {
+    if (s.partial != nullptr) {
       *rows_on(partial, at, s.partial_row) = value;
-    } else if (p >= 0) {
-      to_bits(T(), value, rows_on(y, p, s.y_row));
+      return;
     }
+    const int p = *position;
+    if (p >= 0) to_bits(T(), value, rows_on(y, p, s.y_row));
   }
 
   EM_HD void finish(const ScanArgs& s, unsigned block) const {

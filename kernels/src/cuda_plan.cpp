@@ -38,7 +38,7 @@ CudaWorkspace workspace_of(const CudaShape& s, int64_t chunks) {
 
 // Clocks for which one step of a warp keeps its scheduler: the special-function unit's, or issue slots.
 double step_clocks(int states, bool with_output) {
-  const double special = 8.0 * (states + 1), issue = (with_output ? 5.0 : 4.0) * states + 56;
+  const double special = 8.0 * (states + 1), issue = with_output ? 6.0 * states + 54 : 4.6 * states + 42;
   return std::max(special, issue);
 }
 
@@ -92,9 +92,10 @@ bool cuda_supports(const CudaShape& s, const char** why) {
     int64_t elements = 0;
     const bool fits = multiply(s.batch, s.positions + kGrain, &elements) &&
                       multiply(elements, s.directions * s.channels, &elements) && multiply(elements, 1024, &elements);
-    // Steps are counted up to whole tiles, in an int. A plan takes no chunks that a grid could not number.
-    const bool counts = fits && s.positions <= kInt - kGrain && s.batch * s.directions * tiles_of(s.channels) <= kInt &&
-                        reduce_blocks(s, 1) <= kInt;
+    // Steps are counted in an int, two tiles and a block's threads past the last one. A plan takes no chunks that a
+    // grid could not number.
+    const bool counts = fits && s.positions <= kInt - 3 * kMaxThreads &&
+                        s.batch * s.directions * tiles_of(s.channels) <= kInt && reduce_blocks(s, 1) <= kInt;
     if (!counts) *why = "selective scan: more work than one CUDA grid can number";
   }
   return *why == nullptr;
