@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import time
@@ -66,7 +67,8 @@ class History(pl.Callback):
             plot_history(self.rows, self.picture, pl_module.scores)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
+        with contextlib.suppress(OSError):  # a full disk: what is told is the exception
+            self.on_train_end(trainer, pl_module)
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
