@@ -11,22 +11,28 @@ from rich.table import Table
 
 from edgemamba.train.evaluation.comparison import Comparison
 from edgemamba.train.evaluation.figures import Figures
-from edgemamba.train.evaluation.running import Evaluation
-from edgemamba.train.evaluation.thresholds import OperatingPoint, Share
+from edgemamba.train.evaluation.running import Evaluation, Judged
+from edgemamba.train.evaluation.thresholds import Share
 
 # More classes, and more pictures on which two candidates differ, are in the report only.
 _MOST_CLASSES, _MOST_FLIPPED = 30, 5
+_SHORT = {"sensitivity=0.95": "sens=0.95", "specificity=0.95": "spec=0.95"}
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
-    """Figures side by side, then classes or thresholds of the first candidate, then verdicts and notes."""
+    """Figures side by side, then thresholds or classes, then verdicts and notes. What says what the first says is not printed
+    again in detail."""
     first = evaluation.judged[0].figures
+    same = {comparison.candidate for comparison in evaluation.comparisons if comparison.passed}
     _line(console, f"{evaluation.data}, {evaluation.part}: {first.count} pictures, {len(first.class_names)} classes")
     console.print(_figures(evaluation))
-    if first.positive is not None:
-        console.print(_points(evaluation))
-    elif len(first.class_names) <= _MOST_CLASSES:
-        console.print(_classes(evaluation.judged[0].label, first))
+    for judged in evaluation.judged:
+        if judged.label in same:
+            continue
+        if first.positive is not None:
+            console.print(_points(judged))
+        elif len(first.class_names) <= _MOST_CLASSES:
+            console.print(_classes(judged))
     for comparison in evaluation.comparisons:
         _line(console, verdict(comparison))
     for name, reason in evaluation.unreadable.items():
@@ -53,83 +59,79 @@ def verdict(comparison: Comparison) -> str:
 
 
 def _figures(evaluation: Evaluation) -> Table:
+    """A column a candidate, and the first one's intervals."""
+    first = evaluation.judged[0].figures
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for judged in evaluation.judged:
         table.add_column(judged.label, justify="right", no_wrap=True)
-    rows: dict[str, Callable[[Figures], str]] = {
-        "top-1 accuracy": lambda f: f"{f.top1:.2%} {_interval(f.top1_interval, '.1%')}",
-        "AUC" if evaluation.judged[0].figures.positive else "AUC, macro": lambda f: (
-            f"{_number(f.auc)} {_interval(f.auc_interval, '.3f')}".rstrip()
-        ),
-        "average precision, macro": lambda f: _number(f.average_precision),
-        "balanced accuracy": lambda f: f"{f.balanced_accuracy:.2%}",
-        "F1, macro": lambda f: _number(f.f1),
-        "Cohen's kappa"
-        + (", quadratic" if evaluation.judged[0].figures.kappa_weights == "quadratic" else ""): lambda f: _number(
-            f.kappa
-        ),
-        "MCC": lambda f: _number(f.mcc),
-        "calibration error (ECE)": lambda f: _number(f.calibration.ece),
-        "largest calibration error (MCE)": lambda f: _number(f.calibration.mce),
-        "Brier score": lambda f: _number(f.calibration.brier),
-        "cross entropy, nats": lambda f: _number(f.loss),
+    table.add_column("95 %", no_wrap=True)
+    auc = "AUC" if first.positive else "AUC, macro"
+    kappa = "Cohen's kappa, quadratic" if first.kappa_weights == "quadratic" else "Cohen's kappa"
+    rows: dict[str, Callable[[Figures], float]] = {
+        "top-1 accuracy": lambda f: f.top1,
+        auc: lambda f: f.auc,
+        "average precision, macro": lambda f: f.average_precision,
+        "balanced accuracy": lambda f: f.balanced_accuracy,
+        "F1, macro": lambda f: f.f1,
+        kappa: lambda f: f.kappa,
+        "MCC": lambda f: f.mcc,
+        "calibration error, mean": lambda f: f.calibration.ece,
+        "calibration error, largest": lambda f: f.calibration.mce,
+        "Brier score": lambda f: f.calibration.brier,
+        "cross entropy, nats": lambda f: f.loss,
     }
+    intervals = {"top-1 accuracy": first.top1_interval, auc: first.auc_interval}
     for name, figure in rows.items():
-        table.add_row(name, *(figure(judged.figures) for judged in evaluation.judged))
+        low, high = intervals.get(name, (math.nan, math.nan))
+        interval = f"{low:.4f} to {high:.4f}" if math.isfinite(low) else ""
+        table.add_row(name, *(_number(figure(judged.figures)) for judged in evaluation.judged), interval)
     return table
 
 
-def _points(evaluation: Evaluation) -> Table:
-    figures = evaluation.judged[0].figures
-    table = Table(box=box.SIMPLE_HEAD, title=f"{figures.positive} told from the rest", title_justify="left")
-    several = len(evaluation.judged) > 1
-    for name in (["candidate"] if several else []) + ["threshold", "chosen on"]:
+def _points(judged: Judged) -> Table:
+    """Of two classes: what each threshold does."""
+    title = f"{judged.label}: {judged.figures.positive} told from the other class, in % (95 %)"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("threshold", "chosen on"):
         table.add_column(name, no_wrap=True)
-    for name in ("at", "sensitivity", "specificity", "PPV", "NPV", "F1"):
+    for name in ("at", "sensitivity", "specificity", "PPV", "NPV"):
         table.add_column(name, justify="right", no_wrap=True)
-    for judged in evaluation.judged:
-        for point in judged.figures.points:
-            table.add_row(*([judged.label] if several else []), *_point(point))
+    for point in judged.figures.points:
+        shares = [_share(point.sensitivity), _share(point.specificity), _percent(point.ppv), _percent(point.npv)]
+        table.add_row(point.rule, point.chosen_on, f"{point.threshold:.4f}", *shares)
     return table
 
 
-def _point(point: OperatingPoint) -> list[str]:
-    shares = [_share(point.sensitivity), _share(point.specificity)]
-    values = [f"{point.ppv.value:.1%}", f"{point.npv.value:.1%}", _number(point.f1)]
-    return [point.rule, point.chosen_on, f"{point.threshold:.4f}", *shares, *values]
-
-
-def _classes(label: str, figures: Figures) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"each class told from the rest ({label})", title_justify="left")
-    table.add_column("class", no_wrap=True)
+def _classes(judged: Judged) -> Table:
+    """Of more classes: each told from the rest."""
+    figures = judged.figures
+    title = f"{judged.label}: each class told from the rest, sensitivity/specificity in %"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("class", max_width=16, no_wrap=True, overflow="ellipsis")
     rules = list(dict.fromkeys(point.rule for point in figures.points))
-    for name in ("pictures", "AUC", "AP", "most probable", *rules):
+    for name in ("n", "AUC", "AP", "argmax", *(_SHORT.get(rule, rule) for rule in rules)):
         table.add_column(name, justify="right", no_wrap=True)
     for found in figures.classes:
         at = {point.rule: point for point in figures.points if point.class_name == found.name}
+        decided = [found, *(at.get(rule) for rule in rules)]
         table.add_row(
             found.name,
             str(found.support),
-            f"{_number(found.auc)} {_interval(found.auc_interval, '.3f')}".rstrip(),
-            _number(found.average_precision),
-            f"{found.sensitivity.value:.1%} / {found.specificity.value:.1%}",
-            *(f"{at[r].sensitivity.value:.1%} / {at[r].specificity.value:.1%}" if r in at else "" for r in rules),
+            "-" if math.isnan(found.auc) else f"{found.auc:.3f}",
+            "-" if math.isnan(found.average_precision) else f"{found.average_precision:.3f}",
+            *("" if d is None else f"{_percent(d.sensitivity)}/{_percent(d.specificity)}" for d in decided),
         )
-    table.caption = "sensitivity / specificity of the most probable class, and at thresholds"
-    if figures.points:
-        table.caption += f" chosen on {next((p.chosen_on for p in figures.points if p.chosen_on != 'fixed'), 'none')}"
-    table.caption_justify = "left"
     return table
 
 
 def _share(share: Share) -> str:
-    return f"{share.value:.1%} {_interval(share.interval, '.0%')}"
+    low, high = share.interval
+    return f"{_percent(share)} ({low * 100:.0f}-{high * 100:.0f})" if share.count else "-"
 
 
-def _interval(interval: tuple[float, float], style: str) -> str:
-    low, high = interval
-    return f"({low:{style}} to {high:{style}})" if math.isfinite(low) else ""
+def _percent(share: Share) -> str:
+    return f"{share.value * 100:.1f}".replace("100.0", "100") if share.count else "-"
 
 
 def _number(value: float) -> str:

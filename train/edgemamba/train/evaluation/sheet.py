@@ -149,7 +149,7 @@ def _draw_points(axes: Any, figures: Figures) -> None:
         axes.set_title(f"{_short(figures.positive)}, by threshold", fontsize=10)
     else:
         rows = [(_short(c.name), c.sensitivity, c.specificity) for c in figures.classes[:_MOST_NUMBERED]]
-        axes.set_title("each class against the rest, by the most probable class", fontsize=10)
+        axes.set_title("each class told from the rest, by argmax", fontsize=10)
     for offset, name, marker in ((-0.12, "sensitivity", "o"), (0.12, "specificity", "s")):
         shares = [row[1] if name == "sensitivity" else row[2] for row in rows]
         values = np.array([share.value for share in shares])
@@ -162,7 +162,7 @@ def _draw_points(axes: Any, figures: Figures) -> None:
     axes.set(xlim=(-0.02, 1.02), xlabel="95 % intervals of Wilson")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    _legend(axes, "lower left")
+    _legend(axes, "best")
 
 
 def _origin(chosen_on: str) -> str:

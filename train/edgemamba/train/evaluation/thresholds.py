@@ -28,7 +28,8 @@ class Rule:
 
     Attributes:
         kind: ``fixed``; ``youden``, the largest sensitivity + specificity - 1 (W. J. Youden, Cancer 3:32, 1950);
-            ``sensitivity``, the largest specificity where sensitivity is at least the target; ``specificity``, the reverse.
+            ``sensitivity``, the largest specificity where sensitivity is at least the target (and of points with the same
+            specificity the most sensitive); ``specificity``, the reverse.
         target: the fixed threshold, or what is to be reached.
     """
 
@@ -74,13 +75,16 @@ class Rule:
         false, true, cuts = (array.double().numpy() for array in curve)
         # The first point of the curve calls nothing positive; the next ones begin at the highest score.
         cuts = np.append(math.nextafter(1.0, 2.0), (cuts[1:] + np.append(cuts[2:], 0.0)) / 2)
-        # Rounding apart: 19 of 20 in float32 is not 0.95.
+        # torchmetrics divides in float32, where 19 of 20 is not 0.95. Of points that are as good by the rule, the best is taken.
+        true, false = np.round(true, 6), np.round(false, 6)
         if self.kind == "youden":
             best = int(np.argmax(np.round(true - false, 6)))
         elif self.kind == "sensitivity":
-            best = int(np.flatnonzero(true >= self.target - 1e-6)[0])
+            least = false[true >= np.round(self.target, 6)].min()
+            best = int(np.flatnonzero(false == least)[-1])
         else:
-            best = int(np.flatnonzero(false <= 1 - self.target + 1e-6)[-1])
+            most = true[false <= np.round(1 - self.target, 6)].max()
+            best = int(np.flatnonzero(true == most)[0])
         return float(cuts[best])
 
 
