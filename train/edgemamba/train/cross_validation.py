@@ -18,6 +18,8 @@ from edgemamba.train.training import train
 
 #: Of a run and of a cross-validation: written when it is complete.
 SUMMARY = "summary.json"
+# Numbers in a summary that say how it was made, not how good the model is.
+_NO_FIGURES = frozenset({"count", "resamples", "seed"})
 
 
 def cross_validate(
@@ -137,6 +139,8 @@ def _figures(part: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     for name, value in part.items():
         if isinstance(value, Mapping):
             figures |= _figures(value, f"{prefix}{name}.")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        elif name in _NO_FIGURES or isinstance(value, bool):
+            continue
+        elif isinstance(value, (int, float)) and math.isfinite(value):
             figures[f"{prefix}{name}"] = float(value)
     return figures

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -74,11 +74,17 @@ def create_optimizer(model: Model, settings: RunSettings, peak: float) -> Optimi
         TrainingError: timm has no such optimizer, or it takes no betas or epsilon.
     """
     extra: dict[str, Any] = {}
-    if settings.betas is not None:
-        extra["betas"] = settings.betas
-    if settings.opt_eps is not None:
-        extra["eps"] = settings.opt_eps
     try:
+        # timm drops what an optimiser does not take without a word.
+        info = get_optimizer_info(settings.optimizer.lower().rpartition("_")[2])
+        if settings.betas is not None:
+            if not info.has_betas:
+                raise TrainingError(f"--opt {settings.optimizer} has no betas; leave --betas out")
+            extra["betas"] = settings.betas
+        if settings.opt_eps is not None:
+            if not info.has_eps:
+                raise TrainingError(f"--opt {settings.optimizer} has no epsilon; leave --opt-eps out")
+            extra["eps"] = settings.opt_eps
         optimizer: Optimizer = create_optimizer_v2(
             model,
             opt=settings.optimizer,
@@ -87,9 +93,7 @@ def create_optimizer(model: Model, settings: RunSettings, peak: float) -> Optimi
             layer_decay=settings.layer_decay,
             **extra,
         )
-    except TypeError as error:
-        raise TrainingError(f"--opt {settings.optimizer} does not take {' or '.join(extra)}: {error}") from None
-    except (ValueError, KeyError, AssertionError) as error:
+    except (TypeError, ValueError, KeyError, AssertionError) as error:
         raise TrainingError(f"--opt {settings.optimizer}: {error}") from None
     # timm lists the layers from the first to the last. Wrappers (lookahead) share the list, so it is turned in place.
     optimizer.param_groups.reverse()

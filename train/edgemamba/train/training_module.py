@@ -93,6 +93,9 @@ class TrainingModule(pl.LightningModule):
     def configure_model(self) -> None:
         prepare(self.model, self.trainer.strategy, compiled=self.settings.compile)
 
+    def on_train_epoch_start(self) -> None:
+        keep_frozen(self.model)  # Lightning calls train() on no model that is in training mode from the start
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         part = batch_idx % self.settings.accumulate
         entropy = (self.settings.seed, self.global_step, self.global_rank, part)

@@ -16,6 +16,8 @@ from edgemamba.train.settings import TrainingSettings
 
 GIVEN = "command line"
 DEFAULT = "default"
+# What of a recipe goes with another of its settings, and is not meant for what the user gives in its place.
+_BELONGS = {"lr": {"lr_batch"}, "optimizer": {"betas", "opt_eps"}}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def lay_settings(given: Mapping[str, Any], recipe_name: str | None = None) -> La
 
     Args:
         given: what the user said, by field (``augmentation.hflip``); it stands above the recipe. A learning rate that is
-            given is the peak of this run: a recipe's ``lr_batch`` goes with the recipe's own rate.
+            given is the peak of this run: a recipe's ``lr_batch`` goes with the recipe's own rate, and its ``betas`` and
+            ``opt_eps`` with its own optimiser.
         recipe_name: of :func:`~edgemamba.train.recipes.recipe.load_recipe`.
 
     Raises:
@@ -80,8 +83,9 @@ def lay_settings(given: Mapping[str, Any], recipe_name: str | None = None) -> La
     origin = dict.fromkeys(fields, DEFAULT)
     if recipe is not None:
         own = recipe.fields(model_entry(model).name)
-        if "lr" in given:
-            own.pop("lr_batch", None)
+        for chosen, belonging in _BELONGS.items():
+            if chosen in given:
+                own = {field: value for field, value in own.items() if field not in belonging}
         fields |= own | {"recipe": recipe_name}
         origin |= dict.fromkeys([*own, "recipe", *(["model"] if "model" not in given else [])], f"recipe {recipe.name}")
         if recipe.requires_checkpoint and given.get("checkpoint") is None:

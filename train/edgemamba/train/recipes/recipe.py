@@ -69,7 +69,6 @@ class Recipe(BaseModel):
                 fields |= flat(own)
         return fields
 
-
     def doubts(self, model: str) -> dict[str, str]:
         """What of ``unverified`` concerns a model: field -> why."""
         split = [(*name.partition("@")[::2], why) for name, why in self.unverified.items()]
