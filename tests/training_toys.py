@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgemamba.runtime.cli import main
 from edgemamba.train.classifier import Classifier
 from edgemamba.train.history import Row
 from edgemamba.train.settings import TrainingSettings
@@ -109,6 +110,15 @@ def arguments(settings: TrainingSettings) -> list[str]:
 def figures(history: list[Row]) -> list[float]:
     """All that a history says, but for the time it took."""
     return [value for row in history for name, value in row.items() if name != "seconds"]
+
+
+def call(*words: str | Path) -> int:
+    """The exit status of `edgemamba ...` in this process."""
+    try:
+        main([str(word) for word in words])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 TINY_OPTIONS = [

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_toys import TINY_OPTIONS, tiny, write_npz
+from training_toys import TINY_OPTIONS, call, tiny, write_npz
 
-from edgemamba.runtime.cli import main
 from edgemamba.runtime.errors import DataError, TrainingError
 from edgemamba.train import cross_validation
 from edgemamba.train.classifier import Classifier
@@ -126,9 +125,9 @@ def test_bad_usage(
 def test_the_verb(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--folds runs all; --fold one of them, into a folder of its own, with the same pictures."""
     options = ["train", "--data", str(npz), *TINY_OPTIONS]
-    main([*options, "--out", str(tmp_path / "all"), "--folds", "2", "--json"])
+    assert call(*options, "--out", str(tmp_path / "all"), "--folds", "2", "--json") == 0
     assert json.loads(capsys.readouterr().out)["folds"] == 2
-    main([*options, "--out", str(tmp_path / "one"), "--fold", "2/2", "--json"])
+    assert call(*options, "--out", str(tmp_path / "one"), "--fold", "2/2", "--json") == 0
     one = json.loads(capsys.readouterr().out)
     assert one["val"] == json.loads((tmp_path / "all" / "fold_2" / "summary.json").read_text())["val"]
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from timm.optim import list_optimizers
-from training_toys import TINY_OPTIONS, write_npz
+from training_toys import TINY_OPTIONS, call, write_npz
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
-from edgemamba.runtime.cli import main
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.commands import train as command
 from edgemamba.train.fitting import SCHEDULERS
@@ -181,24 +180,15 @@ def test_defaults_of_the_options_are_those_of_the_settings() -> None:
         assert option.default == defaults[field], option.name
 
 
-def call(*arguments: str | Path) -> int:
-    """The exit status of `edgemamba train ...` in this process."""
-    try:
-        main(["train", *map(str, arguments)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_print_settings(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--recipe", "vim", "--model", "vim_small", "--lr", "1e-4", "--betas", "0.9,0.95", "--print-settings"]
-    assert call(*arguments, "--json") == 0
+    assert call("train", *arguments, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["settings"]["drop_path"] == 0.05
     assert shown["settings"]["betas"] == [0.9, 0.95]
     assert shown["origin"]["lr"] == "command line"
     assert shown["recipe"]["sources"]
-    assert call(*arguments) == 0
+    assert call("train", *arguments) == 0
     table = capsys.readouterr().out
     assert "recipe vim, not verified" in table
     assert "source: hustvl/Vim" in table
@@ -206,9 +196,9 @@ def test_print_settings(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list_recipes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--list-recipes", "--json") == 0
+    assert call("train", "--list-recipes", "--json") == 0
     assert [recipe["name"] for recipe in json.loads(capsys.readouterr().out)] == list_recipes()
-    assert call("--list-recipes") == 0
+    assert call("train", "--list-recipes") == 0
     assert "mambavision" in capsys.readouterr().out
 
 
@@ -223,7 +213,7 @@ def test_list_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_usage(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
-    assert call(*options) == 2
+    assert call("train", *options) == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("edgemamba: error: ")
     assert message in line
@@ -237,7 +227,7 @@ def test_a_run_with_a_recipe_of_ones_own(npz: Path, tmp_path: Path, capsys: pyte
         "variants: {medmamba_*: {weight_decay: 0.3}}\n"
     )
     out = tmp_path / "run"
-    assert call("--recipe", mine, "--data", npz, "--out", out, *TINY_OPTIONS) == 0
+    assert call("train", "--recipe", mine, "--data", npz, "--out", out, *TINY_OPTIONS) == 0
     assert "learning rate 0.001: 0.002 for 8 pictures, scaled linearly to the 4" in capsys.readouterr().err
     config = json.loads((out / "config.json").read_text())
     assert (config["optimizer"], config["weight_decay"], config["ema"]) == ("lamb", 0.3, False)
@@ -251,5 +241,5 @@ def test_a_run_with_a_recipe_of_ones_own(npz: Path, tmp_path: Path, capsys: pyte
 def test_recipes_train(npz: Path, tmp_path: Path, name: str) -> None:
     """One step of a small model, in full precision: the mixed one of some is for a GPU."""
     options = ["--recipe", name, "--data", npz, "--out", tmp_path / "run", "--precision", "32", *TINY_OPTIONS]
-    assert call(*options) == 0
+    assert call("train", *options) == 0
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
