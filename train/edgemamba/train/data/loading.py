@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from edgemamba.runtime.errors import DataError, SourceError
+from edgemamba.runtime.errors import DataError, EdgeMambaError, SourceError
 from edgemamba.train.data.balancing import balanced_order
 from edgemamba.train.data.pictures import PictureSet
 from edgemamba.train.data.transforms import Transform, seeded
@@ -31,10 +31,11 @@ class Batch(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One picture of a batch; ``pixels`` is None for one that could not be read and has no stand-in."""
+    """One picture of a batch; ``pixels`` is None for one that could not be read and has no stand-in. A mask is a label too:
+    integers with the picture's axes of space."""
 
     pixels: Tensor | None
-    label: int
+    label: int | NDArray[np.integer[Any]]
     unreadable: dict[str, str]
 
 
@@ -93,7 +94,7 @@ def collate(items: Sequence[Item]) -> Batch:
     read = [(item.pixels, item.label) for item in items if item.pixels is not None]
     return Batch(
         torch.stack([pixels for pixels, _ in read]) if read else torch.zeros(0, 3, 1, 1),
-        torch.tensor([label for _, label in read], dtype=torch.int64),
+        torch.tensor(np.array([label for _, label in read]), dtype=torch.int64),
         {name: reason for item in items for name, reason in item.unreadable.items()},
     )
 
@@ -141,15 +142,34 @@ class EpochSampler(DistributedSampler[Any]):
         return keys[self.rank : self.total_size : self.num_replicas]
 
 
-class ResumableLoader(DataLoader[Batch]):
+class BatchLoader(DataLoader[Batch]):
+    """A loader whose worker processes report what a user got wrong as the main process would: in one line."""
+
+    def __init__(self, dataset: Dataset[Item], **options: Any) -> None:
+        # Typed as if a loader gave items; it gives what collate makes of them.
+        super().__init__(dataset, collate_fn=collate, **options)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return _with_plain_errors(super().__iter__())
+
+
+def _with_plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """torch raises an error of a worker's again, with the worker's traceback as its message."""
+    try:
+        yield from batches
+    except EdgeMambaError as error:
+        message = str(error.args[0]).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2]
+        raise type(error)(message.strip()) from None
+
+
+class ResumableLoader(BatchLoader):
     """A training loader that knows how far into the epoch it is, so that a run goes on with the very next batch.
 
     Lightning saves :meth:`state_dict` in checkpoints and hands it back before the first epoch of a resumed run.
     """
 
     def __init__(self, dataset: TrainingItems, sampler: EpochSampler, **options: Any) -> None:
-        # Typed as if a loader gave items; it gives what collate makes of them.
-        super().__init__(dataset, sampler=sampler, collate_fn=collate, **options)  # type: ignore[arg-type]
+        super().__init__(dataset, sampler=sampler, **options)
         self._given = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
 
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.data.dataset import ImageDataset
 from edgemamba.train.data.loading import (
-    Batch,
+    BatchLoader,
     EpochSampler,
     EvaluationItems,
     ResumableLoader,
     TrainingItems,
-    collate,
 )
 from edgemamba.train.data.pictures import PictureSet
 from edgemamba.train.data.transforms import Augmentation, evaluation_transform, training_transform
@@ -71,18 +69,17 @@ class PicturesModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> BatchLoader:
         # Every rank its own pictures, and each picture once: a DistributedSampler would repeat some to even the ranks out.
         world_size, rank = self._place()
         return self.evaluation_loader(self.dataset.val, range(rank, len(self.dataset.val), world_size))
 
-    def evaluation_loader(self, pictures: PictureSet, indices: range | None = None) -> DataLoader[Batch]:
+    def evaluation_loader(self, pictures: PictureSet, indices: range | None = None) -> BatchLoader:
         """Batches of a part (or of some of it) as the device sees it, in order."""
-        return DataLoader(
-            EvaluationItems(pictures, self._evaluation_transform),  # type: ignore[arg-type]
+        return BatchLoader(
+            EvaluationItems(pictures, self._evaluation_transform),
             sampler=range(len(pictures)) if indices is None else indices,
             batch_size=self.batch_size,
-            collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
