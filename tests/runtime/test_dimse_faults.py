@@ -346,6 +346,22 @@ def test_clients_that_stay_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         wait_for(lambda: facts(reader)["garbage"] == 1)
 
 
+def test_clients_that_stop_in_the_middle_of_a_pdu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and within an association: they hold no thread for longer than the limit."""
+    from edgemamba.runtime.dicom_network import receiver
+
+    monkeypatch.setattr(receiver, "_PDU_TIMEOUT", 0.3)
+    with receiving(tmp_path) as reader:
+        with socket.create_connection(("127.0.0.1", reader.source.port)) as slow:
+            slow.sendall(b"\x01\x00\x00\x00\x00\x64abc")
+            slow.settimeout(20)
+            assert slow.recv(1) == b""
+        association = client(reader.source.port)
+        association.dul.socket.send(b"\x04\x00\x00\x00\x10\x00")
+        wait_for(lambda: association.is_aborted)
+        wait_for(lambda: not reader.source._receiver._peers)
+
+
 def test_more_associations_than_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgemamba.runtime.dicom_network import receiver
 

@@ -191,13 +191,18 @@ def bounded_recv(association: Any, timeout: float) -> Callable[[int], bytearray]
             raise OSError("the connection is closed")
         data = bytearray()
         deadline = time.monotonic() + timeout
-        while len(data) < count:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"a PDU that takes more than {timeout:g} s")
-            piece = connection.recv(min(count - len(data), 1 << 16))
-            if not piece:
-                break
-            data += piece
+        try:
+            while len(data) < count:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"a PDU that takes more than {timeout:g} s")
+                connection.settimeout(left)
+                piece = connection.recv(min(count - len(data), 1 << 16))
+                if not piece:
+                    break
+                data += piece
+        finally:
+            connection.settimeout(timeout)  # for what is sent: a peer that does not read must not hold us either
         return data
 
     return recv
