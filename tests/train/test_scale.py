@@ -1,4 +1,4 @@
-"""Accumulation, mixed precision, compilation, and checkpoints that accidents do not spoil: in one process."""
+"""Accumulation, mixed precision, and checkpoints that accidents do not spoil: in one process."""
 
 from __future__ import annotations
 
@@ -140,16 +140,6 @@ def test_bfloat16(npz: Path, tmp_path: Path) -> None:
     assert mixed.val.loss == pytest.approx(exact.val.loss, rel=0.02)
     assert mixed.val.loss != exact.val.loss
     assert all(parameter.dtype == torch.float32 for parameter in mixed.model.parameters())
-
-
-def test_compiled(npz: Path, tmp_path: Path, losses: dict[int, float]) -> None:
-    eager = run(tiny_vim(npz, tmp_path / "eager", epochs=1, limit_train_batches=2))
-    expected = dict(losses)
-    compiled = run(tiny_vim(npz, tmp_path / "compiled", epochs=1, limit_train_batches=2, compile=True))
-    assert losses == pytest.approx(expected, rel=1e-4)
-    assert compiled.val.loss == pytest.approx(eager.val.loss, rel=1e-3)
-    content = torch.load(compiled.last, weights_only=True)
-    assert not any("_orig_mod" in name for key in ("state_dict", "trained_state_dict") for name in content[key])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +88,12 @@ def prepare(model: Model, strategy: Strategy, *, compiled: bool) -> None:
 
     Batch norms become :class:`torch.nn.SyncBatchNorm` on several GPUs, so that they see the batch of all; torch has none
     for CPUs, where each rank's see its own pictures.
+
+    Raises:
+        TrainingError: it is to be compiled for the CPU, and there is no C++ compiler.
     """
+    if compiled and strategy.root_device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+        raise TrainingError(f"--compile on the CPU needs a C++ compiler, and there is no {compiler}; install one, or set CXX")
     if strategy.root_device.type == "cuda" and getattr(strategy, "world_size", 1) > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if isinstance(strategy, Sharded):
