@@ -15,10 +15,19 @@ import onnx
 from edgemamba.export.building.checks import check_graph, read_graph
 from edgemamba.export.building.dialects import Dialect, Typing
 from edgemamba.export.building.options import BuildOptions, Precision, Profile, profile
-from edgemamba.export.building.process import installed, run
+from edgemamba.export.building.process import Built, installed, run
 from edgemamba.export.building.worker import Request
 from edgemamba.export.graph import strip_functions
-from edgemamba.runtime.bundle import MODEL, MODEL_DATA, Bundle, EngineCard, sha256, timestamp
+from edgemamba.runtime.bundle import (
+    MODEL,
+    MODEL_DATA,
+    Bundle,
+    EngineCard,
+    Manifest,
+    sha256,
+    timestamp,
+    write_manifest,
+)
 from edgemamba.runtime.engines import cuda_driver
 from edgemamba.runtime.errors import EngineError, ExportError
 from edgemamba.runtime.trt_plugin import plugin_library
@@ -83,10 +92,17 @@ def build_engine(
         model = _model_file(plan, scratch)
         engine = scratch / plan.name
         built = run(_request(plan, model, engine), plan.dialect, progress)
+        card = _card(plan, built)
+        bundle = _withdraw(bundle, card.file)
         os.replace(engine, folder / plan.name)
-    card = EngineCard(
+    bundle.with_files(card.file, engines=(*bundle.manifest.engines, card))
+    return card
+
+
+def _card(plan: Plan, built: Built) -> EngineCard:
+    return EngineCard(
         file=f"{ENGINES}/{plan.name}",
-        backend=options.backend,
+        backend=plan.options.backend,
         version=built.version,
         device=plan.device.name if plan.device else "",
         compute_capabilities=_capabilities(plan),
@@ -94,13 +110,21 @@ def build_engine(
         shapes=plan.profile,
         plugin=plan.plugin.name if plan.plugin else "",
         plugin_sha256=sha256(plan.plugin) if plan.plugin else "",
-        model_sha256=bundle.manifest.files[MODEL],
+        model_sha256=plan.bundle.manifest.files[MODEL],
         build_seconds=round(built.seconds, 3),
         created=timestamp(),
     )
-    others = tuple(known for known in bundle.manifest.engines if known.file != card.file)
-    bundle.with_files(card.file, engines=(*others, card))
-    return card
+
+
+def _withdraw(bundle: Bundle, file: str) -> Bundle:
+    """The bundle without a record of an engine that is about to be replaced: an interruption leaves no record that is false."""
+    if file not in bundle.manifest.files:
+        return bundle
+    files = {name: digest for name, digest in bundle.manifest.files.items() if name != file}
+    others = tuple(known for known in bundle.manifest.engines if known.file != file)
+    manifest = Manifest.model_validate({**bundle.manifest.model_dump(), "files": files, "engines": others})
+    write_manifest(bundle.path, manifest)
+    return Bundle(bundle.path, manifest)
 
 
 def make_plan(bundle: Bundle, options: BuildOptions, dialect: Dialect | None = None) -> Plan:
