@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -89,13 +90,16 @@ class Receiver:
         spool: where instances go.
         rules: who may send what.
         voi: with which an instance must be decodable.
+        tls: encrypt with this; see :mod:`edgemamba.runtime.dicom_network.tls`.
 
     Raises:
         SourceError: the port is in use, or the address is not this machine's.
         MissingExtraError: pynetdicom is not installed.
     """
 
-    def __init__(self, address: DimseAddress, spool: Spool, rules: Rules, voi: Voi = "auto") -> None:
+    def __init__(
+        self, address: DimseAddress, spool: Spool, rules: Rules, voi: Voi = "auto", tls: ssl.SSLContext | None = None
+    ) -> None:
         pynetdicom = require("pynetdicom", purpose="receiving DICOM")
         self._spool = spool
         self._rules = rules
@@ -123,7 +127,7 @@ class Receiver:
         ]
         try:
             self._server = entity.make_server(
-                (address.host, address.port), evt_handlers=handlers, server_class=_server_class(self._admit)
+                (address.host, address.port), evt_handlers=handlers, server_class=_server_class(self._admit, tls)
             )
         except OSError as error:
             raise SourceError(
@@ -263,13 +267,21 @@ def storage_contexts() -> list[Any]:
     return contexts
 
 
-def _server_class(admit: Callable[[str], bool]) -> type[Any]:
-    """A threaded server that asks ``admit`` before it speaks with anyone."""
+def _server_class(admit: Callable[[str], bool], tls: ssl.SSLContext | None) -> type[Any]:
+    """A threaded server that asks ``admit`` before it speaks with anyone, encrypted where there is ``tls``."""
     from pynetdicom.transport import ThreadedAssociationServer
 
     class Server(ThreadedAssociationServer):
         request_queue_size = 2 * MOST_ASSOCIATIONS
         daemon_threads = True
+
+        def get_request(self) -> tuple[Any, Any]:
+            connection, address = super().get_request()
+            if tls is not None:
+                # The handshake comes with the first bytes that are read, in the association's own thread and time: pynetdicom's
+                # own, here, would have all others wait for a client that stays silent.
+                connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            return connection, address
 
         def verify_request(self, request: Any, client_address: Any) -> bool:
             return admit(str(client_address[0]))

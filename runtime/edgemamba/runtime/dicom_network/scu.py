@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ class DimseSender(Sender):
     Args:
         address: the peer's AE title, host and port.
         calling: our AE title.
+        tls: encrypt with this; the peer's certificate must be for the address's host.
 
     Raises:
         MissingExtraError: pynetdicom is not installed.
     """
 
-    def __init__(self, address: DimseAddress, calling: str = OWN_TITLE) -> None:
+    def __init__(self, address: DimseAddress, calling: str = OWN_TITLE, tls: ssl.SSLContext | None = None) -> None:
         pynetdicom = require("pynetdicom", purpose="sending DICOM")
         quiet("pynetdicom")
         self.name = str(address)
         self._address = address
+        self._tls = None if tls is None else (tls, address.host)
         self._entity = pynetdicom.AE(ae_title=calling)
         self._entity.connection_timeout = _CONNECT_TIMEOUT
         self._entity.acse_timeout = self._entity.dimse_timeout = self._entity.network_timeout = _ANSWER_TIMEOUT
@@ -66,7 +69,7 @@ class DimseSender(Sender):
         if self._association is not None and self._association.is_established:
             return self._association
         address = self._address
-        association = self._entity.associate(address.host, address.port, ae_title=address.ae_title)
+        association = self._entity.associate(address.host, address.port, ae_title=address.ae_title, tls_args=self._tls)
         if not association.is_established:
             why = "it rejects the association" if association.is_rejected else "it does not answer"
             raise LaterError(why)

@@ -65,7 +65,8 @@ def open_dicom_sink(uri: str, *, include_phi: bool = False) -> DicomSink:
         ``objects``: ``sr`` (reports), ``sc`` (annotated pictures), or both (the default).
         ``queue``: where objects wait to be sent; by default below ``$XDG_STATE_HOME/edgemamba``. ``max_mb``: how much may
         wait there, in MiB (4096).
-        ``calling`` (C-STORE): our AE title. ``ca``, ``timeout`` (STOW-RS): as for the source.
+        ``calling`` (C-STORE): our AE title; ``tls``, ``ca``, ``cert``, ``key``: TLS, see
+        :func:`~edgemamba.runtime.dicom_network.tls.client_context`. ``ca``, ``timeout`` (STOW-RS): as for the source.
 
     Args:
         uri: see the module.
@@ -87,11 +88,12 @@ def open_dicom_sink(uri: str, *, include_phi: bool = False) -> DicomSink:
         return DicomSink(folder, kinds=_kinds(options), include_phi=include_phi)
     if scheme == "dimse":
         from edgemamba.runtime.dicom_network.scu import DimseSender
+        from edgemamba.runtime.dicom_network.tls import CLIENT_OPTIONS, client_context
 
-        address = parse_dimse(uri, set(_OPTIONS) - {"ca", "timeout"}, SinkError)
+        address = parse_dimse(uri, {*_OPTIONS, *CLIENT_OPTIONS} - {"timeout"}, SinkError)
         calling = address.options.get("calling", OWN_TITLE)
         check_title(calling, SinkError)
-        sender: Sender = DimseSender(address, calling)
+        sender: Sender = DimseSender(address, calling, client_context(address.options, SinkError))
         options = address.options
     elif scheme in ("dicomweb", "dicomwebs"):
         from edgemamba.runtime.dicom_network.stow import StowSender

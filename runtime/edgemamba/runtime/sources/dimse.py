@@ -1,11 +1,12 @@
 """A DICOM receiver as a source: modalities and archives send with C-STORE, and each instance becomes its frames.
 
-dimse://AET@host:port?allow=CT1,PACS&from=10.0.0.0/8,127.0.0.1&folder=/var/spool/edgemamba&max_mb=512&spool_mb=20000
+dimse://AET@host:port?allow=CT1,PACS&from=10.0.0.0/8,127.0.0.1&folder=/var/spool/edgemamba&max_mb=512&cert=FILE&key=FILE
 """
 
 from __future__ import annotations
 
 import ipaddress
+import ssl
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from typing import Any
 from edgemamba.runtime.dicom_network.addresses import DimseAddress, check_title, number, parse_dimse, state_folder
 from edgemamba.runtime.dicom_network.receiver import Network, Receiver, Rules
 from edgemamba.runtime.dicom_network.spool import Spool
+from edgemamba.runtime.dicom_network.tls import SERVER_OPTIONS, server_context
 from edgemamba.runtime.dicom_pixels import Voi
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.extras import require
@@ -24,7 +26,7 @@ from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.sources.base import LOGGER, Source
 from edgemamba.runtime.sources.pictures import PictureSource
 
-_OPTIONS = ("allow", "folder", "from", "max_mb", "spool_mb")
+_OPTIONS = ("allow", "folder", "from", "max_mb", "spool_mb", *SERVER_OPTIONS)
 _MAX_MB = 1024
 _SPOOL_MB = 20 * 1024
 # How often a waiting source looks whether it was closed.
@@ -40,6 +42,7 @@ def open_dimse(url: str, *, voi: Voi = "auto") -> DimseSource:
         ``folder``: the spool; by default below ``$XDG_STATE_HOME/edgemamba``. It holds patients' data until they are
         processed, readable by its owner only.
         ``max_mb``: the largest instance in MiB (1024). ``spool_mb``: what may wait, in MiB (20480).
+        ``cert``, ``key``, ``ca``: TLS, see :func:`~edgemamba.runtime.dicom_network.tls.server_context`.
 
     Raises:
         SourceError: the URL is wrong, the port or the spool is in use.
@@ -58,7 +61,8 @@ def open_dimse(url: str, *, voi: Voi = "auto") -> DimseSource:
     max_bytes = int(number(options, "max_mb", _MAX_MB, SourceError) * (1 << 20))
     spool_bytes = int(number(options, "spool_mb", _SPOOL_MB, SourceError) * (1 << 20))
     folder = Path(options["folder"]).expanduser() if options.get("folder") else _default_folder(address)
-    return DimseSource(address, folder, Rules(calling, networks, max_bytes), spool_bytes, voi)
+    tls = server_context(options, SourceError)
+    return DimseSource(address, folder, Rules(calling, networks, max_bytes), spool_bytes, voi, tls)
 
 
 class DimseSource(Source):
@@ -80,13 +84,22 @@ class DimseSource(Source):
         rules: who may send what.
         spool_bytes: what may wait.
         voi: how grey pictures are shown.
+        tls: encrypt with this.
 
     Attributes:
         confirmed: set by a caller that says with :meth:`done` when a frame's result is safe.
         port: that is listened on.
     """
 
-    def __init__(self, address: DimseAddress, folder: Path, rules: Rules, spool_bytes: int, voi: Voi = "auto") -> None:
+    def __init__(
+        self,
+        address: DimseAddress,
+        folder: Path,
+        rules: Rules,
+        spool_bytes: int,
+        voi: Voi = "auto",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(str(address))
         self.confirmed = False
         self._voi: Voi = voi
@@ -95,7 +108,7 @@ class DimseSource(Source):
         self._given: deque[tuple[int, Path]] = deque()  # files given whole, by the index of their last frame
         self._spool = Spool(folder, spool_bytes, SourceError)
         try:
-            self._receiver = Receiver(address, self._spool, rules, voi)
+            self._receiver = Receiver(address, self._spool, rules, voi, tls)
         except BaseException:
             self._spool.close()
             raise
