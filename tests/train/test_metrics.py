@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_precision,
