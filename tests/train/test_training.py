@@ -24,7 +24,6 @@ from edgemamba.train.data.module import PicturesModule
 from edgemamba.train.history import read_history
 from edgemamba.train.training import TrainingResult, train
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -101,6 +100,36 @@ def test_it_learns(npz: Path, tmp_path: Path) -> None:
     assert result.history[-1]["train_loss"] < 0.1
     assert result.val.top1 == 1.0
     assert result.val.auc == 1.0
+
+
+def test_it_overfits_64_pictures_to_nothing(tmp_path: Path) -> None:
+    """Noise with labels drawn by lot: nothing can be generalised, every gradient of a small Vim must be right to learn it."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (64, 32, 32, 3)).astype(np.uint8), rng.permutation(np.arange(64) % 4)
+    npz = tmp_path / "noise.npz"
+    np.savez(npz, train_images=images, train_labels=labels, val_images=images, val_labels=labels)
+    result = run(
+        tiny(
+            npz,
+            tmp_path / "run",
+            model="vim_tiny",
+            config={"embed_dim": 48, "depth": 2, "patch_size": 8, "stride": 8, "d_state": 8},
+            epochs=25,
+            lr=5e-3,
+            batch_size=16,
+            weight_decay=0.0,
+            drop_path=0.0,
+            label_smoothing=0.0,
+            ema=False,
+            monitor="loss",
+            augmentation={"enabled": False},
+        )
+    )
+    assert result.history[0]["train_loss"] > 1.0
+    assert result.history[-1]["train_loss"] < 0.01
+    # Batches that were trained on, as they were trained on: the loss of what is saved is as small.
+    assert result.val.loss < 0.01
+    assert result.val.top1 == 1.0
 
 
 def test_same_seed_same_losses_with_and_without_workers(npz: Path, tmp_path: Path, losses: dict[int, float]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -58,22 +59,21 @@ def cross_validate(
         raise TrainingError(
             f"{begun.folder} already holds a run; go on with --resume auto, or choose another folder with --out"
         )
-    first = True
-    for run in runs:
+    for number, run in enumerate(runs, start=1):
         done = run.folder / SUMMARY
         if done.is_file() and _complete(run):
-            console.print(f"{run.folder} is complete", highlight=False, soft_wrap=True)
+            _say(console, f"{run.folder} is complete")
             continue
-        console.rule(f"fold {run.fold[0]} of {folds}" if run.fold else "")
+        _say(console, f"fold {number} of {folds}: {run.folder}")
         # It stands for a complete fold, and this one is so no longer.
         done.unlink(missing_ok=True)
-        first = train(run, resume="auto" if run.last.exists() else None, console=console) is not None
-    if not first:
+        train(run, resume="auto" if run.last.exists() else None, console=console)
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return None
     summary = summarise([run.folder for run in runs])
     (settings.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     print_summary(console, summary)
-    console.print(f"{settings.folder / SUMMARY}: {folds} folds", highlight=False, soft_wrap=True)
+    _say(console, f"{settings.folder / SUMMARY}: {folds} folds")
     return summary
 
 
@@ -101,6 +101,11 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
             deviation = "-" if figure["sd"] is None else f"{figure['sd']:.2g}"
             table.add_row(f"{shown} {name}", f"{figure['mean']:.4g}", deviation, values)
     console.print(table)
+
+
+@rank_zero_only
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _complete(run: TrainingSettings) -> bool:
