@@ -96,6 +96,33 @@ def test_for_named_gpus_and_without_the_plugin(bundle: Path, plugins: Path) -> N
     assert len(Bundle.load(bundle).manifest.engines) == 2
 
 
+def test_half_precision(plugins: Path, tmp_path: Path) -> None:
+    """In the graph's own types, which TensorRT-RTX keeps: the scan's values in float16, its parameters in float32."""
+    torch.manual_seed(0)
+    model = create_model("vim_tiny", num_classes=3, depth=1, embed_dim=32, img_size=32).eval()
+    folder = export(model, tmp_path / "half", precision="fp16").path
+    build = (
+        "build",
+        folder,
+        "--backend",
+        "tensorrt-rtx",
+        "--precision",
+        "fp16",
+        "--shapes",
+        "2",
+        "--sm",
+        "86",
+        "--json",
+    )
+    done = edgemamba(*build, plugins=plugins)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["precision"] == "fp16"
+    assert [shape[0] for shape in record["shapes"]] == [2, 2, 2]
+    assert record["compute_capabilities"] == ["8.6"]
+    assert b"workspace_bytes" in (folder / record["file"]).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,14 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from scan_bundle import write_scan_bundle
 
 from edgemamba.export.building.engine import build_engine
 from edgemamba.export.building.options import BuildOptions
-from edgemamba.runtime.bundle import MANIFEST, Bundle
+from edgemamba.runtime.bundle import MANIFEST, MODEL, Bundle
 from edgemamba.runtime.engines import cuda_driver
 from edgemamba.runtime.errors import EngineError, ExportError
+from edgemamba.runtime.operator import INPUT_NAMES, OP_TYPE
 from edgemamba.runtime.trt_plugin import ENVIRONMENT, plugin_file
 
 FAKE = Path(__file__).with_name("fake_builder")
@@ -46,12 +50,12 @@ def fake(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bui
     device = cuda_driver.Device("Fake Orin", "8.7", 16, "12.6")
     monkeypatch.setattr(cuda_driver, "device", lambda: device)
 
-    def build(version: str, fault: str = "", **options: Any) -> dict[str, Any]:
+    def build(version: str, fault: str = "", changed: Bundle = bundle, **options: Any) -> dict[str, Any]:
         monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
         monkeypatch.setenv("FAKE_TENSORRT", json.dumps({"version": version, "fault": fault}))
         for major in (10, 11):
             (plugins / plugin_file(major)).touch()
-        card = build_engine(bundle, BuildOptions("tensorrt", **options))
+        card = build_engine(changed, BuildOptions("tensorrt", **options))
         assert (card.version, card.device, card.compute_capabilities) == (version, "Fake Orin", ("8.7",))
         asked: dict[str, Any] = json.loads(log.read_text())
         return asked | {"card": card}
@@ -93,14 +97,9 @@ def test_fake_tensorrt_11_takes_types_from_the_graph(fake: Build) -> None:
         fake("11.4.0.106", precision="bf16")
 
 
-def test_fake_tensorrt_10_types_a_half_graph_strongly(
-    fake: Build, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fake_tensorrt_10_types_a_half_graph_strongly(fake: Build, bundle: Bundle) -> None:
     """The flag's bit is looked up by its name: it is another one in 11."""
-    bundle.with_files(precision="fp16")
-    changed = Bundle.load(bundle.path).manifest
-    monkeypatch.setattr(bundle, "manifest", changed)
-    assert fake("10.3.0")["network"] == 1 << 1
+    assert fake("10.3.0", changed=bundle.with_files(precision="fp16"))["network"] == 1 << 1
 
 
 def test_fake_tensorrt_shapes_are_the_profile(fake: Build) -> None:
@@ -150,6 +149,19 @@ def test_fake_tensorrt_an_engine_is_replaced_before_it_is_recorded(
     with pytest.raises(ZeroDivisionError):
         build_engine(bundle, BuildOptions("tensorrt"))
     assert Bundle.load(bundle.path).manifest.engines == ()
+
+
+def test_fake_tensorrt_is_not_asked_for_an_order_that_leaves_the_map(fake: Build, bundle: Bundle) -> None:
+    """The kernels would leave such steps out without a word."""
+    model = onnx.load(bundle.file(MODEL))
+    (scan,) = [node for node in model.graph.node if node.op_type == OP_TYPE]
+    scan.input[INPUT_NAMES.index("order")] = "constant"
+    steps = np.arange(-1, 255, dtype=np.int32)
+    model.graph.initializer.append(numpy_helper.from_array(np.stack([steps, steps[::-1]]), "constant"))
+    onnx.save(model, bundle.path / MODEL)
+    with pytest.raises(ExportError, match="order visits position -1 in direction 0, which is outside "):
+        fake("10.3.0", changed=bundle.with_files(MODEL))
+    assert not (bundle.path / "engines").exists()
 
 
 INTERRUPTED = """
