@@ -22,6 +22,8 @@ from edgemamba.export import layers
 from edgemamba.export.deployment import INPUT, OUTPUT, Deployed, Recipe, deploy
 from edgemamba.export.function import selective_scan_function
 from edgemamba.export.half import to_float16
+from edgemamba.export.instance_norm import spell_out_instance_norms
+from edgemamba.export.rewriting import without_quadratic_rules
 from edgemamba.export.simplification import simplify
 from edgemamba.export.translation import onnxscript_version, translation_table
 from edgemamba.export.volume_recipes import patch_of, volume_card
@@ -157,6 +159,7 @@ def to_onnx(deployed: Deployed, options: ExportOptions) -> tuple[onnx.ModelProto
     passes.TopologicalSortPass()(model)
     if options.precision == "fp16":
         to_float16(model)
+    spell_out_instance_norms(model)
     layers.name_nodes(model.graph)
     outputs = layers.module_outputs(model.graph)
     layers.strip_metadata(model)
@@ -195,7 +198,12 @@ def _trace(deployed: Deployed, options: ExportOptions) -> ir.Model:
     example = deployed.example(batch)
     dynamic: dict[int, Any] = {_AXES[axis]: axis for axis in options.dynamic}
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir", "torch"):
+        with (
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            _quiet("torch.onnx", "onnxscript", "onnx_ir", "torch"),
+            without_quadratic_rules(),
+        ):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 deployed,

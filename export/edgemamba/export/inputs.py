@@ -20,7 +20,7 @@ class Samples:
     Attributes:
         frames: (N, H, W, 3) pictures or (N, C, D, H, W) patches, of the dtype and size of the graph's input.
         names: one per frame.
-        kind: ``pictures``, ``volumes`` or ``synthetic``.
+        kind: ``pictures``, ``volume`` or ``synthetic``.
         source: the folder's or file's name, without its path; empty for synthetic pictures.
         skipped: why frames of the source were left out.
         clinical: some frames came from DICOM; a report shows none of them.

@@ -26,7 +26,7 @@ def patches(path: str | Path, card: VolumeCard, limit: int) -> Samples:
     chosen = [starts[i] for i in np.unique(np.linspace(0, len(starts) - 1, limit).astype(int))]
     frames = np.stack([crop(grid.values, start, card.patch) for start in chosen])
     names = tuple("window at " + ", ".join(map(str, start)) for start in chosen)
-    return Samples(frames, names, "volumes", Path(path).name, clinical=True)
+    return Samples(frames, names, "volume", Path(path).name, clinical=True)
 
 
 def synthetic(card: VolumeCard, count: int, seed: int) -> Samples:

@@ -51,16 +51,14 @@ def write_overview(path: Path, result: Segmentation, include_phi: bool) -> None:
 
 
 def overview(result: Segmentation) -> NDArray[np.uint8]:
-    """The axial, coronal and sagittal slice with the most labelled voxels, and a legend: uint8 (H, W, 3) RGB."""
+    """The axial, coronal and sagittal slice through the middle of what is labelled, and a legend: uint8 (H, W, 3) RGB."""
     cv2 = require("cv2", purpose="drawing results")
     turn = Turn.to(result.study.grid, _SEEN)
     values, mask = turn.apply(result.study.channels[0]), turn.apply(result.mask)
     steps = turn.grid(result.study.grid).steps
     low, high = np.percentile(values[:: max(1, len(values) // 32), ::2, ::2], _GREY)
     palette = colours(len(result.labels))
-    cut = [int((mask != 0).sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
-    if not mask.any():
-        cut = [side // 2 for side in mask.shape]
+    cut = [_middle((mask != 0).sum(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     tallest = max(side * step for side, step in zip(mask.shape, steps, strict=True))
     panels = []
     for axis in range(3):
@@ -88,3 +86,9 @@ def overview(result: Segmentation) -> NDArray[np.uint8]:
         place = (2 * _GAP + _LINE, base + _LINE - 9)
         cv2.putText(legend, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return np.concatenate([picture, legend])
+
+
+def _middle(counts: NDArray[np.int64]) -> int:
+    """The slice at which half of what is counted is passed; the middle one of nothing."""
+    passed = np.cumsum(counts)
+    return int(np.searchsorted(passed, passed[-1] / 2)) if passed[-1] else len(counts) // 2
