@@ -103,7 +103,11 @@ def arguments(settings: TrainingSettings) -> list[str]:
         elif name == "image_size":
             options += ["--image-size", f"{value[0]}x{value[1]}"]
         elif name != "augmentation" and value != defaults[name]:
-            options += [f"--{spelled.get(name, name).replace('_', '-')}", str(value)]
+            option = spelled.get(name, name).replace("_", "-")
+            if isinstance(value, bool):
+                options.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                options += [f"--{option}", str(value)]
     return options
 
 
