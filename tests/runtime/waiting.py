@@ -35,21 +35,25 @@ def wait_for_lines(process: subprocess.Popen[str], path: Path, more_than: int = 
 
 
 class Reader:
-    """Takes a source's frames in a thread, as a pipeline does."""
+    """Takes a source's frames in a thread, as a pipeline does; with ``keep`` off it only counts them."""
 
     def __init__(self, source: Source) -> None:
         self.source: Any = source
         self.frames: list[Frame] = []
+        self.count = 0
+        self.keep = True
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         for frame in self.source:
-            self.frames.append(frame)
+            if self.keep:
+                self.frames.append(frame)
+            self.count += 1
 
     def wait(self, count: int) -> list[Frame]:
         """Until so many frames have come."""
-        wait_for(lambda: len(self.frames) >= count, tell=lambda: [frame.source for frame in self.frames])
+        wait_for(lambda: self.count >= count, tell=lambda: [frame.source for frame in self.frames])
         return self.frames
 
     def close(self) -> list[str]:
