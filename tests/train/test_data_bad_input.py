@@ -121,7 +121,7 @@ def test_bad_pictures_within_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixt
     (data / "train" / "b" / "8.png").write_bytes(whole[: len(whole) // 2])
     (data / "val" / "a" / "9.png").write_bytes(b"junk")
     bad = {str(data / name) for name in ("train/a/7.png", "train/b/8.png", "val/a/9.png")}
-    result = train(tiny(data, tmp_path / "run", epochs=2, batch_size=32, workers=workers, balanced=True))
+    result = train(tiny(data, tmp_path / "run", epochs=2, batch_size=128, workers=workers, balanced=True))
     assert result is not None
     assert set(result.unreadable) == bad
     assert result.val.count == 19

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_toys import tiny
 
+from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.data import ArrayPictures
 from edgemamba.train.data.balancing import balanced_order
 from edgemamba.train.data.loading import EpochSampler, ResumableLoader, TrainingItems
@@ -93,3 +96,11 @@ def test_resumes_with_the_next_batch(items: TrainingItems, workers: int) -> None
         assert torch.equal(mine.labels, theirs.labels)
     labels = torch.cat([*given_first, *(batch.labels for batch in rest)])
     assert sorted(torch.bincount(labels).tolist()) == [12, 13]
+
+
+def test_a_resumed_run_keeps_its_order() -> None:
+    """Drawing otherwise would be another run; a cache, or strictness, changes no draw."""
+    saved = tiny(Path("x.npz"), Path("run")).model_dump(mode="json")
+    tiny(Path("x.npz"), Path("run"), cache="ram", cache_gb=1.0, strict_data=True).check_same(saved)
+    with pytest.raises(TrainingError, match="--balanced False"):
+        tiny(Path("x.npz"), Path("run"), balanced=True).check_same(saved)

@@ -168,7 +168,7 @@ def test_training_and_cache(tmp_path: Path) -> None:
     kept = cached(data, str(tmp_path / "cache"), 1.0, lambda line: None)
     for _ in range(2):
         assert all(np.array_equal(kept.train.read(i), data.train.read(i)) for i in range(len(data.train)))
-    result = train(tiny(tmp_path / "data", tmp_path / "run", epochs=1, workers=2))
+    result = train(tiny(tmp_path / "data", tmp_path / "run", epochs=1, workers=1))
     assert result is not None
     assert result.val.count == 4
 

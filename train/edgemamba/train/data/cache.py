@@ -161,10 +161,11 @@ def cached(dataset: ImageDataset, where: str, gigabytes: float, tell: Callable[[
     Raises:
         DataError: the folder cannot be written.
     """
-    if where == "none":
+    if where.lower() == "none":
         return dataset
-    cache = PictureCache(_memory_folder() if where == "ram" else Path(where), int(gigabytes * 1e9))
-    if where == "ram":
+    in_memory = where.lower() == "ram"
+    cache = PictureCache(_memory_folder() if in_memory else Path(where), int(gigabytes * 1e9))
+    if in_memory:
         weakref.finalize(cache, _give_back, cache.folder, os.getpid())
     tell(f"cache: {cache.folder}, {cache.used / 1e9:.2f} of {cache.limit / 1e9:.2f} GB taken")
     return replace(dataset, parts={part: CachedPictures(found, cache) for part, found in dataset.parts.items()})

@@ -37,6 +37,8 @@ def spread(labels: Sequence[int], groups: Groups, fraction: float, seed: int) ->
     rest = total.copy()
     held = np.zeros(classes)
 
+    if groups is None:
+        return _spread_alone(labels, np.minimum(target, np.maximum(total - 1, 0)), seed)
     chosen = [False] * len(labels)
     for members in _drawn(len(labels), groups, seed):
         share = np.bincount([labels[i] for i in members], minlength=classes)
@@ -48,6 +50,18 @@ def spread(labels: Sequence[int], groups: Groups, fraction: float, seed: int) ->
             for index in members:
                 chosen[index] = True
     return chosen
+
+
+def _spread_alone(labels: Sequence[int], wanted: NDArray[np.generic], seed: int) -> list[bool]:
+    """The same choice where every picture stands alone, without a step for each of them: the first few drawn of a class."""
+    drawn = np.random.default_rng(seed).permutation(len(labels))
+    by_class = drawn[np.argsort(np.asarray(labels)[drawn], kind="stable")]
+    sizes = np.bincount(labels)
+    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.zeros(len(labels), bool)
+    chosen[by_class] = place_in_class < np.repeat(wanted, sizes)
+    found: list[bool] = chosen.tolist()
+    return found
 
 
 def folds(labels: Sequence[int], groups: Groups, count: int, seed: int) -> NDArray[np.int64]:
