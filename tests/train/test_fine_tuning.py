@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,10 @@ def test_frozen_parts_do_not_change(name: str, stages: Any) -> None:
         }
 
 
-def test_a_run_leaves_frozen_stages_as_they_were(npz: Path, tmp_path: Path, start: TrainingResult) -> None:
-    """After epochs of training and validation, and in the moving average."""
+def test_a_run_leaves_frozen_stages_as_they_were(
+    npz: Path, tmp_path: Path, start: TrainingResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After epochs of training and validation, and in the moving average; what was loaded and what is frozen is said."""
     for ema in (True, False):
         changes = {"freeze": 1, "checkpoint": str(start.best), "ema": ema, "epochs": 2}
         result = train(tiny(npz, tmp_path / str(ema), **changes))
@@ -125,6 +128,9 @@ def test_a_run_leaves_frozen_stages_as_they_were(npz: Path, tmp_path: Path, star
         stem = {key for key in before if key.startswith(("patch_embed.", "layers.0."))}
         assert any("running_mean" in key for key in stem)
         assert stem <= same
+        printed = capsys.readouterr().err
+        assert "best.ckpt: " in printed
+        assert re.search(r"frozen: 0\.0\d M of 0\.02 M parameters, in \d+ tensors", printed)
         assert not any(key.startswith(("layers.1.blocks", "head.")) for key in same if "num_batches" not in key)
 
 

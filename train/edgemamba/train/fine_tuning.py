@@ -54,6 +54,15 @@ def freeze(model: Backbone, stages: int | Literal["all-but-head"] | None) -> tup
     return tuple(frozen)
 
 
+def explain_frozen(model: nn.Module) -> str | None:
+    """One line on what of a model is not trained, or None where all of it is."""
+    frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if not frozen:
+        return None
+    return f"frozen: {sum(frozen) / 1e6:.2f} M of {total / 1e6:.2f} M parameters, in {len(frozen)} tensors"
+
+
 def keep_frozen(model: nn.Module) -> None:
     """Put every part all of whose parameters are frozen into evaluation mode; for after ``model.train()``."""
     for module in model.modules():

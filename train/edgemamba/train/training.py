@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from edgemamba.train.data.module import PicturesModule
 from edgemamba.train.data.pictures import pixel_type
 from edgemamba.train.data.sheet_console import check_data
 from edgemamba.train.evaluation import Figures, evaluate_parts
+from edgemamba.train.fine_tuning import explain_frozen
 from edgemamba.train.fitting import begin, device_name, fit, tell_unreadable
 from edgemamba.train.history import Row
 from edgemamba.train.models.backbone import Backbone
@@ -93,7 +95,7 @@ def train(
     dataset = open_dataset(settings.data, val_fraction=settings.val_fraction, fold=settings.fold, seed=settings.seed)
     tell = rank_zero_only(lambda line: console.print(line, highlight=False, soft_wrap=True))
     dataset = cached(dataset, settings.cache, settings.cache_gb, tell)
-    model = build_model(settings, len(dataset.class_names))
+    model = build_model(settings, len(dataset.class_names), tell)
     model.preprocessing = model.preprocessing.model_copy(update={"dtype": pixel_type(dataset.train)})
     data = PicturesModule(
         dataset,
@@ -112,8 +114,9 @@ def train(
         settings.write()
         sheet.write(settings.folder / "data.json")
         _announce(console, dataset, model, trainer)
-        if (line := explain_rate(settings, trainer.world_size)) is not None:
-            console.print(line, highlight=False, soft_wrap=True)
+        for line in (explain_frozen(model), explain_rate(settings, trainer.world_size)):
+            if line is not None:
+                tell(line)
 
     trainer, history = fit(module, data, settings, console, resume=resume, introduce=introduce)
     if not trainer.is_global_zero:
@@ -141,8 +144,9 @@ def train(
     return result
 
 
-def build_model(settings: TrainingSettings, num_classes: int) -> Backbone:
-    """The model that the settings describe, with the weights of ``settings.checkpoint`` where one is named."""
+def build_model(settings: TrainingSettings, num_classes: int, tell: Callable[[str], None]) -> Backbone:
+    """The model that the settings describe, with the weights of ``settings.checkpoint`` where one is named; ``tell`` is told
+    what of them was taken."""
     options = dict(settings.config)
     if settings.image_size is not None:
         options["img_size"] = settings.image_size
@@ -150,7 +154,7 @@ def build_model(settings: TrainingSettings, num_classes: int) -> Backbone:
         options["drop_path_rate"] = settings.drop_path
     model = create_model(settings.model, num_classes=num_classes, **options)
     if settings.checkpoint is not None:
-        load_checkpoint(model, settings.checkpoint)
+        tell(str(load_checkpoint(model, settings.checkpoint)))
     return model
 
 
