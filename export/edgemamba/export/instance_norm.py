@@ -76,7 +76,9 @@ class _Spelling:
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         tensor = ir.tensor(array, name=f"{self.old.name}_{name}")
-        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.graph.register_initializer(value)
         return value
 
