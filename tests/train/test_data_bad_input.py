@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from data_toys import write_tree
 from PIL import Image
-from training_toys import TINY_OPTIONS, tiny, write_npz
+from training_toys import TINY_OPTIONS, call, tiny, write_npz
 
-from edgemamba.runtime.cli import main
 from edgemamba.runtime.errors import DataError
 from edgemamba.train import training
 from edgemamba.train.training import train
@@ -89,10 +88,9 @@ def test_bad_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "data").mkdir()
     data = make(tmp_path / "data")
     options = ["--inspect-data"] if look_only else ["--out", str(tmp_path / "run"), *TINY_OPTIONS]
-    with pytest.raises(SystemExit) as done:
-        main(["train", "--data", str(data), *options])
+    status = call("train", "--data", str(data), *options)
     printed = capsys.readouterr()
-    assert done.value.code == 2
+    assert status == 2
     assert printed.out == ""
     (line,) = printed.err.strip().splitlines()
     assert line.startswith("edgemamba: error: ")
@@ -171,9 +169,7 @@ def test_many_bad_pictures_stop_before_the_first_step(tmp_path: Path, capsys: py
     data = noisy_tree(tmp_path / "data", 20, 10)
     for index in range(3):
         (data / "train" / "a" / f"{index}.png").write_bytes(b"")
-    with pytest.raises(SystemExit) as done:
-        main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *TINY_OPTIONS])
-    assert done.value.code == 2
+    assert call("train", "--data", str(data), "--out", str(tmp_path / "run"), *TINY_OPTIONS) == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert "3 of 60 pictures cannot be read, more than 1%; the first: " in line
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -184,9 +180,7 @@ def test_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
     for options in (["--inspect-data"], ["--out", str(tmp_path / "run"), *TINY_OPTIONS]):
-        with pytest.raises(SystemExit) as done:
-            main(["train", "--data", str(data), *options])
-        assert done.value.code == 2
+        assert call("train", "--data", str(data), *options) == 2
         *_, line = capsys.readouterr().err.strip().splitlines()
         assert line.startswith("edgemamba: error: ")
         assert "is empty (0 bytes)" in line

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from rich.console import Console
-from training_toys import CLASSES, tiny, write_npz
+from training_toys import CLASSES, call, tiny, write_npz
 
-from edgemamba.runtime.cli import main
 from edgemamba.runtime.errors import DataError
 from edgemamba.train.data import ArrayPictures, ImageDataset, PictureSet, open_dataset
 from edgemamba.train.data.sheet import Overlap, examine
@@ -235,17 +234,13 @@ def test_a_run_writes_it_or_refuses(tmp_path: Path) -> None:
 def test_inspection_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path, {"a": 9, "b": 6})
     options = ["train", "--data", str(tmp_path), "--inspect-data"]
-    with pytest.raises(SystemExit) as done:
-        main([*options, "--json", "--fold", "1/3", "--strict-data"])
-    assert done.value.code == 0
+    assert call(*options, "--json", "--fold", "1/3", "--strict-data") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["parts"]["val"]["classes"] == {"a": 3, "b": 2}
     assert "60.0% of the training pictures" in shown.err
     (tmp_path / "a" / "copy.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
     codes = []
     for seed in range(6):
-        with pytest.raises(SystemExit) as done:
-            main([*options, "--val-fraction", "0.5", "--strict-data", "--seed", str(seed)])
-        codes.append(done.value.code)
+        codes.append(call(*options, "--val-fraction", "0.5", "--strict-data", "--seed", str(seed)))
     # The copies fall onto different sides for some seeds, and for others not.
     assert set(codes) == {0, 2}
