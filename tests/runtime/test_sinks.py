@@ -177,6 +177,15 @@ def test_a_live_video_keeps_the_pace_of_the_clock(tmp_path: Path) -> None:
     assert len(frames_of(path)) == 10
 
 
+def test_a_video_that_was_deleted_meanwhile_is_one_line(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "out.avi")
+    sink.open(Described())
+    sink.write(result())
+    (tmp_path / "out.avi").unlink()
+    with pytest.raises(SinkError, match="or the file deleted"):
+        sink.close()
+
+
 def test_nothing_is_written_without_results(tmp_path: Path) -> None:
     with VideoSink(tmp_path / "out.mp4") as sink:
         sink.open(Described())

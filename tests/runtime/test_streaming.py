@@ -196,6 +196,17 @@ def test_a_failing_sink_ends_the_stream_and_the_others_are_closed(colour_engine:
     assert (full.state, other.state) == ("closed", "closed")
 
 
+def test_a_defect_of_one_sink_on_closing_leaves_no_other_unfinished(colour_engine: Any) -> None:
+    class Broken(ListSink):
+        def close(self) -> None:
+            raise ZeroDivisionError
+
+    last = ListSink()
+    with pytest.raises(ZeroDivisionError):
+        list(stream(ArraySource(3), colour_engine, sinks=[Broken(), last]))
+    assert last.state == "closed"
+
+
 def test_a_sink_that_cannot_open_leaves_nothing_open(colour_engine: Any) -> None:
     source, first = ArraySource(5), ListSink()
     with pytest.raises(SinkError, match="cannot open"):

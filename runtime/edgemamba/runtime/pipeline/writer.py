@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 
 from edgemamba.runtime.engines.base import Engine
-from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.frames import Frame
 from edgemamba.runtime.privacy import Redactor
 from edgemamba.runtime.report import StreamReport
@@ -105,7 +104,7 @@ class Writer:
         for sink in self._sinks:
             try:
                 sink.close()
-            except SinkError as error:
+            except Exception as error:  # a defect of one sink must not leave the others unfinished
                 self._error = self._error or error
         return self._error
 

@@ -81,8 +81,8 @@ class VideoSink(Sink):
         if self._writer is not None:
             self._writer.release()
             self._writer = None
-            if self._count and not self.path.stat().st_size:
-                raise SinkError(f"{self.path}: {self.codec} wrote nothing; is the disk full?")
+            if self._count and not (self.path.is_file() and self.path.stat().st_size):
+                raise SinkError(f"{self.path}: {self.codec} wrote nothing; is the disk full, or the file deleted?")
         if self._made and not self._count:
             self.path.unlink(missing_ok=True)
 
