@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 import onnx
 import torch
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
@@ -20,6 +21,7 @@ from edgemamba.runtime.bundle import MODEL, Bundle, SourceCard, sha256
 from edgemamba.runtime.errors import CheckpointError, ExportError
 from edgemamba.runtime.operator import OP_TYPE
 from edgemamba.runtime.preprocessing import MOST_PIXELS
+from edgemamba.runtime.volumes.card import VolumeCard
 from edgemamba.train import create_model, load_checkpoint
 from edgemamba.train.checkpoint import METADATA_KEY, count_classes, read_file, read_training_checkpoint
 
@@ -33,7 +35,16 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = ...,  # type: ignore[assignment]
     model: Annotated[str | None, typer.Option(help="Architecture, as listed by `edgemamba models`.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="By default read from the checkpoint's classifier.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Pixels: 224, or height x width as 224x320.")] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Pixels: 224, or height x width as 224x320; of volumes the patch, 128 or depth x height x width."
+        ),
+    ] = None,
+    volume: Annotated[
+        Path | None,
+        typer.Option(help="Models of volumes: JSON that says how their input is made (modalities, spacing, ...)."),
+    ] = None,
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Of weights and activations.")] = "fp32",
     dynamic: Annotated[str, typer.Option(help="Axes that may vary: batch,height,width; or none.")] = "batch",
     class_names: Annotated[Path | None, typer.Option(help="Text file with one name a line, or a JSON list.")] = None,
@@ -59,6 +70,7 @@ def export(
     console = Console(stderr=True)
     axes = cast("tuple[Axis, ...]", () if dynamic in ("", "none") else tuple(dynamic.replace(" ", "").split(",")))
     size = _image_size(image_size)
+    card = _volume_card(volume) if volume is not None else None
     with console.status("reading the checkpoint") as status:
         backbone, names, source = _model(
             checkpoint, model, num_classes, _settings(settings or []), random_weights, size
@@ -67,6 +79,7 @@ def export(
             backbone,
             out,
             image_size=size,
+            volume=card,
             precision=precision,
             dynamic=axes,
             class_names=_class_names(class_names) if class_names else names,
@@ -85,7 +98,7 @@ def _model(
     num_classes: int | None,
     settings: dict[str, Any],
     random_weights: bool,
-    size: tuple[int, int] | None,
+    size: int | tuple[int, ...] | None,
 ) -> tuple[nn.Module, tuple[str, ...], SourceCard]:
     """The model with its weights, its class names where known, and where the weights came from."""
     if num_classes is not None:
@@ -124,16 +137,29 @@ def _model(
     return official, (), source
 
 
-def _image_size(text: str | None) -> tuple[int, int] | None:
+def _image_size(text: str | None) -> int | tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise ExportError(f"--image-size {text}: give pixels as 224, or height x width as 224x320")
-    height, width = int(parts[0]), int(parts[-1])
-    if height * width > MOST_PIXELS:  # before a model of that size is built
+    if len(parts) > 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ExportError(
+            f"--image-size {text}: give pixels as 224, or height x width as 224x320, or of volumes 128x128x128"
+        )
+    sides = tuple(int(part) for part in parts)
+    if sides[0] * sides[-1] > MOST_PIXELS:  # before a model of that size is built
         raise ExportError(f"--image-size {text}: models take up to {MOST_PIXELS} pixels")
-    return height, width
+    return sides if len(sides) > 1 else sides[0]
+
+
+def _volume_card(path: Path) -> VolumeCard:
+    try:
+        return VolumeCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ExportError(f"--volume {path}: {error.strerror or error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ExportError(f"--volume {path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -181,6 +207,8 @@ def _summary(bundle: Bundle, console: Console) -> None:
         highlight=False,
     )
     console.print(
-        f"  input   {manifest.input.name}: {manifest.input.dtype} {shape} (RGB)", highlight=False, soft_wrap=True
+        f"  input   {manifest.input.name}: {manifest.input.dtype} {shape} ({'RGB' if manifest.volume is None else 'normalised'})",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(f"  next    edgemamba verify {bundle.path}", highlight=False, soft_wrap=True)
