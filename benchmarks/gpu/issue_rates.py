@@ -31,9 +31,13 @@ def least_seconds(call: Callable[[], None], repetitions: int = 20) -> float:
 
 def copy_bandwidth(gibibytes: int = 1) -> float:
     """Bytes read plus bytes written per second by a device copy."""
-    source = torch.zeros(gibibytes << 30, dtype=torch.uint8, device="cuda")
+    source = torch.randint(256, (gibibytes << 30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.numel() / least_seconds(lambda: target.copy_(source) and None)
+
+    def copy() -> None:
+        target.copy_(source)
+
+    return 2 * source.numel() / least_seconds(copy)
 
 
 def instruction_rate(name: str) -> float:

@@ -67,13 +67,14 @@ DRIVER cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsign
   std::snprintf(launch.kernel, sizeof launch.kernel, "%s", static_cast<const char*>(function));
   launch.blocks = x;
   launch.threads = static_cast<int>(threads);
-  std::mt19937 generator(1);
+  Machine machine{std::mt19937(1), emulation::Block(1), {}};
   if (std::strstr(launch.kernel, "_bf16")) {
-    run_launch<cuda::BF16>(args, launch, &generator);
+    run_launch<cuda::BF16>(args, launch, &machine);
   } else if (std::strstr(launch.kernel, "_f16")) {
-    run_launch<cuda::F16>(args, launch, &generator);
+    run_launch<cuda::F16>(args, launch, &machine);
   } else {
-    run_launch<cuda::F32>(args, launch, &generator);
+    run_launch<cuda::F32>(args, launch, &machine);
   }
+  if (machine.block.races() != 0 || machine.block.unwritten() != 0) fail("%s: a race", launch.kernel);
   return 0;
 }

@@ -83,7 +83,7 @@ def test_enqueue_on_a_stand_in_for_the_gpu(
     """The same with libcuda.so.1 replaced: memory is the host's, and launches run the kernels' code on the host. The plugin,
     its workspace, its arguments and the embedded PTX's names are real; the GPU is not."""
     kernels = find_sources().root / "kernels"
-    sources = [Path(__file__).with_name("emulated_driver.cpp")]
+    sources = [Path(__file__).with_name("emulated_driver.cpp"), kernels / "tests" / "cuda_block.cpp"]
     sources += [kernels / "src" / name for name in ("arguments.cpp", "cuda_arguments.cpp", "cuda_plan.cpp")]
     includes = [f"-I{kernels / folder}" for folder in (".", "src", "include", "tests")]
     command = [*compiler, "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-shared", *includes, *map(str, sources)]
