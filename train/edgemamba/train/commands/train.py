@@ -262,7 +262,7 @@ def show_data(given: dict[str, Any], as_json: bool) -> None:
     dataset = open_dataset(
         given["data"], **{name: given[name] for name in ("val_fraction", "fold", "seed") if name in given}
     )
-    sheet = check_data(dataset, Console(stderr=True), strict=given.get("strict_data", False))
+    sheet = check_data(dataset, Console(stderr=True), strict=given.get("strict_data", False), listing=True)
     if as_json:
         print(json.dumps(sheet.summary()))
 

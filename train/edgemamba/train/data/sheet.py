@@ -155,7 +155,7 @@ def examine(
     places: list[Place] = [
         (part, i) for part in PARTS if part in dataset.parts for i in range(len(dataset.parts[part]))
     ]
-    chosen = sorted({*_spread(places, most), *islice(_suspects(dataset, places), most)}, key=_order)
+    chosen = sorted({*_spread(places, most), *islice(_suspects(dataset, places, most), most)}, key=_order)
     pool = ThreadPoolExecutor(_THREADS)
     try:
         looks = list(track(pool.map(lambda place: _look(dataset, place), chosen), len(chosen)))
@@ -205,8 +205,8 @@ def _spread(places: Sequence[Place], most: int) -> list[Place]:
     return [places[i] for i in np.linspace(0, len(places) - 1, most).round().astype(int)]
 
 
-def _suspects(dataset: ImageDataset, places: Iterable[Place]) -> Iterator[Place]:
-    """Pictures that may have a copy, the most suspicious first: files of a size that few share."""
+def _suspects(dataset: ImageDataset, places: Iterable[Place], most: int) -> Iterator[Place]:
+    """Pictures that may have a copy, the most suspicious first: files of a size that few share. Of many of one size, so many."""
 
     def bulks() -> Iterator[tuple[Any, Place]]:
         for part, index in places:
@@ -217,7 +217,7 @@ def _suspects(dataset: ImageDataset, places: Iterable[Place]) -> Iterator[Place]
 
     alike = [group for group in _grouped(bulks()).values() if len(group) > 1]
     for group in sorted(alike, key=len):
-        yield from group
+        yield from _spread(group, most)
 
 
 def _grouped(pairs: Iterable[tuple[_Key, Place]]) -> dict[_Key, list[Place]]:

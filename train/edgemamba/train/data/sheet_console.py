@@ -16,8 +16,14 @@ from edgemamba.train.data.unreadable import check_unreadable
 _MOST_CLASSES = 24
 
 
-def check_data(dataset: ImageDataset, console: Console, *, strict: bool = False) -> DataSheet:
+def check_data(dataset: ImageDataset, console: Console, *, strict: bool = False, listing: bool = False) -> DataSheet:
     """Look at a data set, say what it holds, and refuse what cannot be trained on.
+
+    Args:
+        dataset: what to look at.
+        console: gets the sheet, and progress where it is a terminal.
+        strict: refuse leaks too.
+        listing: name every picture that cannot be read; a run names those that it comes upon by itself.
 
     Raises:
         DataError: more pictures than a run accepts cannot be read; or, if ``strict``, a picture or patient lies in two parts.
@@ -29,6 +35,9 @@ def check_data(dataset: ImageDataset, console: Console, *, strict: bool = False)
         ),
     )
     show(sheet, console)
+    for name, reason in sheet.unreadable.items() if listing else ():
+        line = f"unreadable: {reason if name in reason else f'{name}: {reason}'}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if strict:
         sheet.refuse_leaks()
     check_unreadable(sheet.unreadable, sheet.pictures)
@@ -85,4 +94,4 @@ def _lines(sheet: DataSheet) -> Iterable[str]:
             sheet.contradictions[:MOST_NAMED]
         )
     if sheet.unreadable:
-        yield f"{len(sheet.unreadable)} pictures cannot be read; data.json names them"
+        yield f"{len(sheet.unreadable)} pictures cannot be read"
