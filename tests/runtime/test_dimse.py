@@ -235,11 +235,14 @@ def test_port_in_use(tmp_path: Path) -> None:
         ("dimse://A-TITLE-THAT-IS-TOO-LONG@127.0.0.1:11112", "is not an AE title"),
         ("dimse://EM@127.0.0.1", "give dimse://AET@host:port"),
         ("dimse://EM@127.0.0.1:99999", "port is not a number"),
-        ("dimse://EM@127.0.0.1:0?colour=red", "unknown option colour; known are allow, folder, from, max_mb, spool_mb"),
+        (
+            "dimse://EM@127.0.0.1:0?colour=red",
+            "unknown option colour; known are allow, ca, cert, folder, from, key, max_mb, spool_mb",
+        ),
         ("dimse://EM@127.0.0.1:0?from=nowhere", "give addresses or networks"),
         ("dimse://EM@127.0.0.1:0?max_mb=-3", "max_mb=-3: give a positive number"),
         ("dimse://EM@127.0.0.1:0?folder=/proc/none", "/proc/none cannot be used as a spool"),
-        ("dimse://EM@192.0.2.1:11112", "cannot listen"),
+        ("dimse://EM@192.0.2.1:11112", "cannot listen: .*; give an address of this machine"),
     ],
 )
 def test_bad_urls(url: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,8 @@ from edgemamba.runtime.uris import SINK_SCHEMES, SOURCE_SCHEMES, parse_sink, par
         ("watch://in%20box?existing=1", "watch", "in box", {"existing": "1"}),
         ("rtsp://h:554/live?channel=1#timeout=2", "rtsp", "h:554/live?channel=1", {"timeout": "2"}),
         ("gst://videotestsrc ! x#y?z", "gst", "videotestsrc ! x#y?z", {}),
+        ("rtspsrc location=rtsp://h/s ! appsink", "gst", "rtspsrc location=rtsp://h/s ! appsink", {}),
+        (Path("a ! b"), "file", "a ! b", {}),
     ],
 )
 def test_sources(text: Any, scheme: str, location: str, options: dict[str, str]) -> None:
@@ -90,6 +92,7 @@ def test_what_is_no_camera(number: Any) -> None:
             "gst://rtspsrc location=rtsp://a:pass@h/s user-pw=pass ! decodebin",
             "gst://rtspsrc location=rtsp://***@h/s user-pw=*** ! decodebin",
         ),
+        ("rtspsrc location=rtsp://a:pass@h/s ! appsink", "rtspsrc location=rtsp://***@h/s ! appsink"),
         ("clip.mp4", "clip.mp4"),
     ],
 )

@@ -1,7 +1,8 @@
 """How sources and sinks are named: one scheme of URIs, the same in Python and on the command line.
 
-``SCHEME://LOCATION``, or a plain path, or a camera's number. Options of our own are a query (``?existing=1``), save for
-network video, whose query belongs to the server: there they are a fragment (``#timeout=5``), which no client sends.
+``SCHEME://LOCATION``, or a plain path, a camera's number, or a GStreamer pipeline (``ELEMENT ! ELEMENT``, where no file is called
+so). Options of our own are a query (``?existing=1``), save for network video, whose query belongs to the server: there they
+are a fragment (``#timeout=5``), which no client sends.
 
 What is shown of a URI to people, logs and reports is :attr:`Uri.shown`, or passes :func:`without_secrets`: cameras and archives
 are often addressed with their password.
@@ -98,7 +99,7 @@ class Uri:
     def shown(self) -> str:
         """For people: without credentials, and for network video without the query, which may hold them too."""
         if self.plain:
-            return self.location
+            return without_secrets(self.location) if self.scheme == "gst" else self.location
         location = self.location.partition("?")[0] if self.scheme in _NETWORK_VIDEO else self.location
         return without_secrets(f"{self.scheme}://{location}")
 
@@ -169,7 +170,8 @@ def _parse(given: str | Path, known: Mapping[str, str], error: type[EdgeMambaErr
     if match is None:
         if not text.strip():
             raise error(f"the {kind}'s name is empty")
-        return Uri("file", text, text=text, plain=True)
+        pipeline = kind == "source" and " ! " in text and not isinstance(given, Path) and not Path(text).exists()
+        return Uri("gst" if pipeline else "file", text, text=text, plain=True)
     scheme, rest = match[1].lower(), match[2]
     if scheme not in known:
         schemes = ", ".join(f"{name}://" for name in known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import ssl
@@ -130,9 +131,10 @@ class Receiver:
                 (address.host, address.port), evt_handlers=handlers, server_class=_server_class(self._admit, tls)
             )
         except OSError as error:
-            raise SourceError(
-                f"{address} cannot listen: {error.strerror or error}; is another receiver running?"
-            ) from None
+            remedy = (
+                "is another receiver running?" if error.errno == errno.EADDRINUSE else "give an address of this machine"
+            )
+            raise SourceError(f"{address} cannot listen: {error.strerror or error}; {remedy}") from None
         entity._servers.append(self._server)  # its shutdown expects to be there, as after AE.start_server()
         self.port = int(self._server.server_address[1])
         self._thread: threading.Thread | None = threading.Thread(

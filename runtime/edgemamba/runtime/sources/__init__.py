@@ -21,7 +21,7 @@ def open_source(source: str | int | Path, *, voi: Voi = "auto") -> Source:
     Args:
         source: a camera's number or device path (``0``, ``/dev/video0``); an image, DICOM or video file, recognised by
             what it holds; a folder of images and DICOM files (with its subfolders: images in natural order, DICOM series in
-            slice order, see :mod:`edgemamba.runtime.dicom_series`); a DICOMDIR; a glob; or a URI of a scheme in
+            slice order, see :mod:`edgemamba.runtime.dicom_series`); a DICOMDIR; a glob; a GStreamer pipeline; or a URI of a scheme in
             :data:`~edgemamba.runtime.uris.SOURCE_SCHEMES`, for instance ``rtsp://camera/stream`` or ``watch://folder``.
         voi: how grey DICOM pictures are shown: ``auto``, ``lut``, ``window``, ``full``, ``minmax``, or a
             :class:`~edgemamba.runtime.dicom_grayscale.Window`.
