@@ -17,6 +17,7 @@ EXTRA_OF = {
     "jinja2": "export",
     "lightning": "train",
     "matplotlib": "train",
+    "monai": "seg",
     "nibabel": "volumes",
     "nilearn": "demo",
     "onnx": "export",

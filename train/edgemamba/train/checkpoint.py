@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgemamba.runtime.errors import CheckpointError, EdgeMambaError
 from edgemamba.runtime.preprocessing import Preprocessing
+from edgemamba.runtime.volumes.card import VolumeCard
 from edgemamba.train.checkpoint_adapting import Grid, fit, problems, renamed
 from edgemamba.train.checkpoint_files import first_line, read_file
 from edgemamba.train.checkpoint_layouts import Which, find_weights
@@ -152,15 +153,22 @@ def training_metadata(model: Model, class_names: Sequence[str]) -> dict[str, Any
         "config": dataclasses.asdict(model.config),
         "num_classes": model.num_classes,
         "class_names": list(class_names),
-        "preprocessing": model.preprocessing.model_dump(mode="json"),
+        **_input(model),
     }
 
 
-def read_training_checkpoint(path: str | Path) -> tuple[Model, list[str], Preprocessing]:
+def _input(model: Model) -> dict[str, Any]:
+    """How its input is made: of pictures, or of volumes."""
+    if model.volume is not None:
+        return {"volume": model.volume.model_dump(mode="json")}
+    return {"preprocessing": model.preprocessing.model_dump(mode="json")}
+
+
+def read_training_checkpoint(path: str | Path) -> tuple[Model, list[str], Preprocessing | None]:
     """The model of a checkpoint that ``edgemamba train`` wrote, with its weights, in evaluation mode.
 
     Returns:
-        The model, the names of its classes, and how pictures are made its input.
+        The model, the names of its classes, and how pictures are made its input (None of volumes: ``model.volume`` says it).
 
     Raises:
         CheckpointError: not such a checkpoint, of a later format, or damaged.
@@ -177,9 +185,12 @@ def read_training_checkpoint(path: str | Path) -> tuple[Model, list[str], Prepro
         raise CheckpointError(f"{path} is of format {metadata.get('format')!r}; this version reads format {FORMAT}")
     try:
         options = dict(metadata["config"]) | {"num_classes": int(metadata["num_classes"])}
-        model = create_model(str(metadata["model_name"]), **options)
+        model: Model = create_model(str(metadata["model_name"]), **options)
         class_names = [str(name) for name in metadata["class_names"]]
-        model.preprocessing = Preprocessing.model_validate(metadata["preprocessing"])
+        if model.volume is not None:
+            model.volume = VolumeCard.model_validate(metadata["volume"])
+        else:
+            model.preprocessing = Preprocessing.model_validate(metadata["preprocessing"])
     except (KeyError, TypeError, ValidationError) as error:
         raise CheckpointError(f"{path} has damaged metadata: {first_line(error)}") from None
     if len(class_names) != model.num_classes:
@@ -187,4 +198,4 @@ def read_training_checkpoint(path: str | Path) -> tuple[Model, list[str], Prepro
     report = load_checkpoint(model, path)
     if report.adapted:
         raise CheckpointError(f"{path} contradicts its own metadata: {', '.join(report.adapted)}")
-    return model.eval(), class_names, model.preprocessing
+    return model.eval(), class_names, None if model.volume is not None else model.preprocessing

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgemamba.train.models.model import Model
 from edgemamba.train.models.position import insert_rows, resize_grid, split_rows, upstream_resize_pos_embed
+from edgemamba.train.models.segmenter import Segmenter
 from edgemamba.train.registry import Family, families
 
 Grid = tuple[int, int]
@@ -86,7 +87,13 @@ def problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str
 def renamed(model: Model, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dictionary by the names of the model's family, whichever of upstream's names it has."""
     family = family_of(model)
-    return dict(state) if family is None or family.adapt is None else family.adapt(state)
+    if family is None or family.adapt is None:
+        return dict(state)
+    # Of a segmenter only the backbone is of its family.
+    prefix = "backbone." if isinstance(model, Segmenter) else ""
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    others = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    return {**others, **{f"{prefix}{key}": value for key, value in family.adapt(inner).items()}}
 
 
 def _rename(model: Model, fitted: Fitted) -> None:
