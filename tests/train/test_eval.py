@@ -198,9 +198,11 @@ def test_thresholds_come_from_validation_or_from_an_earlier_report(
 def test_judging_the_set_that_thresholds_were_chosen_on_is_said(
     binary: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for options, part in ((["--part", "val"], "val"), (["--part", "all", "--threshold-from", "val"], "val")):
-        assert call(binary.checkpoint, "--data", binary.data, *options) == 0
-        assert f"thresholds were chosen on {part}, which is judged here" in capsys.readouterr().out
+    for part in ("val", "all"):
+        assert call(binary.checkpoint, "--data", binary.data, "--part", part, "--threshold-from", "val") == 0
+        printed = capsys.readouterr().out
+        assert "thresholds were chosen on val, which is judged here" in printed
+        assert ("was trained on pictures that are judged here" in printed) == (part == "all")
     assert call(binary.checkpoint, "--data", binary.data) == 0
     assert "flatter" not in capsys.readouterr().out
 
@@ -327,6 +329,25 @@ def test_unreadable_pictures_are_counted(three: Trained, tmp_path: Path, capsys:
         assert "1.2.840.99" not in (tmp_path / "out" / written).read_text()
 
 
+def test_no_patient_is_written(three: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Patients of a table keep pictures together in the bootstrap, and are shown nowhere."""
+    tree = write_tree(tmp_path / "tree")
+    rows = [
+        f"{path.relative_to(tmp_path)},{path.parent.name},test,DOE^{index // 2}"
+        for index, path in enumerate(sorted(tree.rglob("*.png")))
+    ]
+    rows += [
+        f"tree/{name}/1.2.840.99.{index}.7.png,{name},{part},X{part}"
+        for part in ("train", "val")
+        for index, name in enumerate(CLASSES)
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split,patient", *rows]) + "\n")
+    assert call(three.checkpoint, "--data", tmp_path / "table.csv", "--out", tmp_path / "out") == 0
+    written = [path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix != ".png"]
+    assert len(written) == 2
+    assert not any("DOE" in text for text in (*written, capsys.readouterr().out))
+
+
 def test_data_without_parts_is_divided_as_in_training(three: Trained, tmp_path: Path) -> None:
     data = write_tree(tmp_path / "tree", 30)
     result = train(tiny(data, tmp_path / "run", epochs=1, seed=7, val_fraction=0.3, limit_train_batches=1))
@@ -377,6 +398,7 @@ def test_pictures_are_decoded_once_for_all(three: Trained, monkeypatch: pytest.M
         (["--part", "dev"], "dev"),
         (["nowhere.ckpt"], "nowhere.ckpt"),
         (["--out", "FILE/report"], "cannot be written"),
+        (["--tolerance", "0"], "--tolerance is 0"),
     ],
 )
 def test_bad_usage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -139,6 +140,8 @@ def eval_(
     """
     rules = tuple(map(Rule.parse, threshold)) if threshold else DEFAULT_RULES
     chosen_on = _threshold_source(threshold_from)
+    if tolerance is not None and not tolerance > 0:
+        raise typer.BadParameter(f"--tolerance is {tolerance}; a positive number is needed")
     if out is not None:
         prepare(out)
     with ExitStack() as stack:
@@ -160,7 +163,7 @@ def eval_(
             max_unreadable=max_unreadable,
             tolerance=tolerance,
         )
-        evaluation = _evaluate(candidates, dataset, request)
+        evaluation = _with_training_noted(_evaluate(candidates, dataset, request), settings, data)
     failures = _failures(evaluation, min_top1, min_auc)
     document = {**evaluation.to_json(), "failures": failures, "provenance": provenance()}
     for entry, source in zip(document["candidates"], sources, strict=True):
@@ -269,6 +272,19 @@ def _evaluate(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluating")
         return evaluate(candidates, dataset, request, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _with_training_noted(evaluation: Evaluation, settings: dict[str, Any], data: str) -> Evaluation:
+    """Figures on pictures that a model was trained on say little, and must not be taken for more."""
+    own = settings.get("data")
+    if (
+        evaluation.part not in ("train", "all")
+        or not isinstance(own, str)
+        or Path(own).resolve() != Path(data).resolve()
+    ):
+        return evaluation
+    note = "the model was trained on pictures that are judged here"
+    return dataclasses.replace(evaluation, notes=(*evaluation.notes, note))
 
 
 def _failures(evaluation: Evaluation, min_top1: float | None, min_auc: float | None) -> list[str]:
