@@ -210,6 +210,7 @@ class FakeTensorRT(types.ModuleType):
         self.driver = driver
         self.least, self.most = least, most
         self.plugins: list[str] = []
+        self.creators: list[tuple[str, str, str]] = []
         self.captures = True
         self.runs = 0
 
@@ -218,6 +219,9 @@ class FakeTensorRT(types.ModuleType):
 
     def get_plugin_registry(self) -> FakeTensorRT:
         return self
+
+    def get_creator(self, *key: str) -> object | None:
+        return object() if key in self.creators else None
 
     def load_library(self, path: str) -> str | None:
         self.plugins.append(path)

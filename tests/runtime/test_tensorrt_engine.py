@@ -209,6 +209,23 @@ def test_fake_gpu_the_plugin_is_loaded_once_and_only_where_needed(
         load(bundle, "tensorrt")
 
 
+def test_fake_gpu_a_plugin_that_the_application_registered_is_not_loaded_again(
+    with_engine: WithEngine, fake: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT refuses a second one of the same name."""
+    monkeypatch.setenv("EDGEMAMBA_TRT_PLUGIN_DIR", str(tmp_path))
+    (tmp_path / "libedgemamba_trt10.so").touch()
+    monkeypatch.setattr(fake, "load_library", lambda path: None)
+    fake.creators.append(("SelectiveScan", "1", "edgemamba"))
+    load(with_engine({"plugin": "libedgemamba_trt10.so"}), "tensorrt").close()
+
+
+def test_fake_gpu_a_release_that_the_plugin_does_not_serve(with_engine: WithEngine, fake: FakeTensorRT) -> None:
+    fake.__version__ = "12.0.0"
+    with pytest.raises(EngineError, match=r"the TensorRT plugin serves TensorRT 10, 11 .* not TensorRT 12"):
+        load(with_engine({"plugin": "libedgemamba_trt11.so", "version": "12.0.0"}), "tensorrt")
+
+
 def test_an_engine_with_a_changed_byte_is_refused_before_it_is_read(
     with_engine: WithEngine, fake: FakeTensorRT
 ) -> None:

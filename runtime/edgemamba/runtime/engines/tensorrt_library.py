@@ -14,6 +14,7 @@ from typing import Any
 from edgemamba.runtime.engines import cuda_driver
 from edgemamba.runtime.errors import EngineError
 from edgemamba.runtime.extras import missing_message, require
+from edgemamba.runtime.operator import OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from edgemamba.runtime.trt_plugin import RTX_MAJOR, plugin_library
 
 LOGGER = logging.getLogger("edgemamba.runtime")
@@ -102,6 +103,11 @@ def tidy(message: str) -> str:
     return re.sub(r"^\[?\w+\.(?:cpp|hpp|h)(?:::\w+)?:+\d+\]?:?\s*", "", text)
 
 
+def _is_registered(registry: Any) -> bool:
+    """Whether the application has our plugin there already, by the autoload library, say: a second load would be refused."""
+    return registry.get_creator(OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE) is not None
+
+
 def load_plugin(trt: Any, library: Library, logger: Any) -> Path:
     """Register our plugin, once a process.
 
@@ -113,7 +119,7 @@ def load_plugin(trt: Any, library: Library, logger: Any) -> Path:
     """
     path = plugin_library(library.plugin_major(trt))
     key = (library.module, path)
-    if key not in _LOADED:
+    if key not in _LOADED and not _is_registered(trt.get_plugin_registry()):
         handle = trt.get_plugin_registry().load_library(str(path))
         if handle is None:
             why = logger.reason("it holds no plugin that this release can use")
