@@ -85,6 +85,9 @@ def test_window_of_the_user(run: Any, tmp_path: Path) -> None:
     line = json.loads(path.read_text())
     assert line["metadata"]["voi"] == "window -2000/10 LINEAR"
     assert {round(item["probability"], 3) for item in line["top"]} == {0.333}
+    sigmoid = ("--window-center", 40, "--window-width", 400, "--window-function", "sigmoid")
+    assert run(*arguments, *sigmoid)[0] == 0
+    assert json.loads(path.read_text())["metadata"]["voi"] == "window 40/400 SIGMOID"
 
 
 # --------------------------------------------------------------------------------------------------------------- bad input
@@ -173,6 +176,8 @@ def test_bad_files_in_a_folder_are_skipped_said_and_counted(
         (("--window-center", "3"), "belong together"),
         (("--window-center", "3", "--window-width", "0"), "not defined"),
         (("--voi", "nice"), "nice is unknown"),
+        (("--window-center", "3", "--window-width", "9", "--window-function", "cubic"), "cubic is unknown"),
+        (("--window-function", "sigmoid"), "belongs to --window-center"),
         (("--batch", "0"), "batch"),
         (("--backend", "abacus"), "there is no backend 'abacus'"),
     ],

@@ -22,6 +22,7 @@ from edgemamba.runtime.sources.watch import WatchSource
 from edgemamba.runtime.streaming import Strategy, Stream, stream
 
 _VOI = ("auto", "lut", "window", "full", "minmax")
+_FUNCTIONS = ("linear", "linear_exact", "sigmoid")  # PS3.3 C.11.2.1.2 and C.11.2.1.3
 
 
 def run(
@@ -114,6 +115,9 @@ def run(
         float | None, typer.Option(help="DICOM: show this window instead of the file's (with --window-width).")
     ] = None,
     window_width: Annotated[float | None, typer.Option(help="DICOM: the window's width.")] = None,
+    window_function: Annotated[
+        str, typer.Option(help=f"DICOM: the window's function: {', '.join(_FUNCTIONS)}.")
+    ] = "linear",
     voi: Annotated[
         str, typer.Option(help=f"DICOM: which value of interest transformation of the file: {', '.join(_VOI)}.")
     ] = "auto",
@@ -128,7 +132,7 @@ def run(
     Ends with frames per second, the latency of each stage, and what was skipped or dropped. Files that cannot be read are
     skipped and counted; Ctrl-C (or SIGTERM) ends the stream and finishes what was written, a second one ends at once.
     """
-    chosen = _voi(window_center, window_width, voi)
+    chosen = _voi(window_center, window_width, window_function, voi)
     outs = [*(out or []), *(["window://"] if show else [])]
     outs += [f"web://{web}"] if web is not None else []
     outs += [f"metrics://{metrics}"] if metrics is not None else []
@@ -208,12 +212,16 @@ def run(
         raise
 
 
-def _voi(center: float | None, width: float | None, voi: str) -> Voi:
+def _voi(center: float | None, width: float | None, function: str, voi: str) -> Voi:
+    if function.lower() not in _FUNCTIONS:
+        raise typer.BadParameter(f"--window-function {function} is unknown; choose one of: {', '.join(_FUNCTIONS)}")
+    if center is None and function.lower() != "linear":
+        raise typer.BadParameter("--window-function belongs to --window-center and --window-width")
     if (center is None) != (width is None):
         raise typer.BadParameter("--window-center and --window-width belong together")
     if center is not None and width is not None:
         try:
-            return Window(center, width)
+            return Window(center, width, function.upper())  # type: ignore[arg-type]
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
     if voi not in _VOI:
