@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +301,37 @@ def test_weights_that_are_not_finite_are_never_saved(npz: Path, tmp_path: Path, 
         with pytest.raises(TrainingError, match=r"is not finite at step 2 .*diverged_step2_rank0\.npz"):
             train(tiny(npz, tmp_path / "run", epochs=2, **options), resume="auto")
     assert run.last.read_bytes() == before
+
+
+SHARES = """
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from edgemamba.train.divergence import not_finite
+
+distributed.init_process_group("gloo")
+model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+found = [not_finite(model)]
+if distributed.get_rank() == 1:
+    with torch.no_grad():
+        model[1].weight.to_local().fill_(float("nan"))
+found.append(not_finite(model))
+assert found == [None, ("a weight of another rank", "1.weight")[distributed.get_rank()]], found
+"""
+
+
+@pytest.mark.slow
+def test_all_ranks_know_of_a_broken_share(tmp_path: Path) -> None:
+    """Two processes, half of a model in each: both refuse to save what one of them has broken."""
+    script = tmp_path / "shares.py"
+    script.write_text(SHARES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_checkpoint_of_another_architecture(npz: Path, tmp_path: Path, start: TrainingResult) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from edgemamba.runtime.errors import TrainingError
 
@@ -42,14 +43,21 @@ def save_batch(folder: Path, pixels: Tensor, labels: Tensor, *, step: int, epoch
 
 @torch.no_grad()
 def not_finite(model: nn.Module) -> str | None:
-    """The name of a parameter that holds an infinity or a NaN, or None.
+    """What of a model's parameters holds an infinity or a NaN, by name, or None; all ranks must ask, and hear the same.
 
     The loss shows it only one step later, which is too late where an epoch's last step broke the weights: they would be
     validated, and written over the last good checkpoint.
     """
-    parameters = dict(model.named_parameters())
+    # Of a sharded model every rank looks at its own share.
+    shares = {name: p.to_local() if isinstance(p, DTensor) else p for name, p in model.named_parameters()}
     # One number for all, because every look at one waits for the device.
-    total = sum((parameter.detach().float().abs().sum() for parameter in parameters.values()), torch.zeros(()))
-    if math.isfinite(float(total)):
-        return None
-    return next((name for name, value in parameters.items() if not bool(torch.isfinite(value).all())), None)
+    total = torch.stack([share.float().abs().sum() for share in shares.values()]).sum()
+    broken = None
+    if not math.isfinite(float(total)):
+        broken = next((name for name, share in shares.items() if not bool(torch.isfinite(share).all())), None)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        ranks = torch.tensor(float(broken is not None), device=total.device)
+        torch.distributed.all_reduce(ranks)
+        if broken is None and ranks:
+            broken = "a weight of another rank"
+    return broken
