@@ -28,6 +28,7 @@ PYTHON = f"""#!/bin/sh
 echo "ran $*"
 case "$*" in
   *run_record.py*) exec {sys.executable} "$@" ;;
+  *peer.py*) exit 1 ;;
   *"-m gpu"*) exit 1 ;;
   *train_gpu.py*) exit 124 ;;
 esac
@@ -85,6 +86,29 @@ def test_without_a_gpu_nothing_is_run(stand_ins: dict[str, str], tmp_path: Path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "no NVIDIA GPU" in done.stderr
+
+
+def test_stand_ins_a_bare_machine_is_prepared_once(stand_ins: dict[str, str], tmp_path: Path) -> None:
+    """A peer that cannot be built costs the ratios and nothing else."""
+    carried = tmp_path / "carried"
+    carried.mkdir()
+    for name in ("pydantic-2.0-py3-none-any.whl", "mamba_ssm-9.9.tar.gz"):
+        (carried / name).touch()
+    command = ["bash", str(GPU / "bare.sh"), str(carried), "--prepare-only"]
+    said = [
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, env=stand_ins | {"TMPDIR": str(tmp_path)}, timeout=60
+        )
+        for _ in range(2)
+    ]
+    ran = [[line for line in done.stdout.splitlines() if line.startswith("ran ")] for done in said]
+    assert len(ran[0]) == 3
+    assert "--no-index" in ran[0][0]
+    assert ran[0][0].endswith(".whl")
+    assert ran[0][1].endswith("--editable .")
+    assert "peer.py" in ran[0][2]
+    assert [line for line in ran[1] if "pip" in line] == []
+    assert "the peer was not built" in said[0].stderr
 
 
 def test_the_peer_is_its_scan_alone(tmp_path: Path) -> None:
