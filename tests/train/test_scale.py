@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from training_toys import arguments, figures, tiny, tiny_vim, write_npz
+from training_toys import arguments, before_batch, figures, tiny, tiny_vim, write_npz
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.checkpoint_writing import write_checkpoint
+from edgemamba.train.classifier import Classifier
 from edgemamba.train.distribution import Sharded, blocks, trainer_options
 from edgemamba.train.registry import create_model
 from edgemamba.train.settings import TrainingSettings
@@ -79,6 +80,20 @@ def test_killed_in_the_middle_of_a_write(npz: Path, tmp_path: Path, losses: dict
     assert figures(resumed.history) == pytest.approx(figures(whole.history), rel=1e-6)
     for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_sigterm_saves_as_ctrl_c_does(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminate() -> None:
+        assert callable(signal.getsignal(signal.SIGTERM))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = tiny_vim(npz, tmp_path / "run", epochs=1, **EVERYTHING)
+    monkeypatch.setattr(Classifier, "on_train_batch_start", before_batch(2, terminate))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    # Update 1 is over with batch 1; the one that batch 2 began is ended before the checkpoint.
+    assert torch.load(settings.last, weights_only=True)["global_step"] == 2
 
 
 @contextmanager

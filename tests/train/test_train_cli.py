@@ -19,7 +19,6 @@ from pydicom.data import get_testdata_file
 from training_toys import TINY_OPTIONS, write_npz
 
 from edgemamba.runtime.cli import main
-from edgemamba.train.history import read_history
 
 
 def call(*arguments: str | Path) -> int:
@@ -137,28 +136,6 @@ def test_an_output_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.Cap
     out = tmp_path / "file" / "run"
     assert call("train", "--data", write_tree(tmp_path / "data"), "--out", out, *TINY_OPTIONS) == 2
     assert "cannot be written" in capsys.readouterr().err.replace("\n", " ")
-
-
-@pytest.mark.slow
-def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
-    """The same batches divided over two ranks: the same epochs, each validation picture counted once."""
-    data = write_npz(tmp_path / "x.npz", train=24, val=13)
-    history = {}
-    for devices in (1, 2):
-        out = tmp_path / str(devices)
-        command = [sys.executable, "-m", "edgemamba", "train", "--data", str(data), "--out", str(out)]
-        command += [*TINY_OPTIONS[: TINY_OPTIONS.index("--limit-train-batches")], "--lr", "3e-3"]
-        command += ["--epochs", "2", "--batch-size", str(12 // devices), "--devices", str(devices)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        assert f"{devices} x CPU" in done.stderr
-        assert "n = 13" in done.stderr
-        history[devices] = read_history(out / "metrics.csv")
-    for one, two in zip(history[1], history[2], strict=True):
-        assert two["step"] == one["step"]
-        # Batch norms see half the pictures each, so the curves are near, not equal.
-        assert two["val_loss"] == pytest.approx(one["val_loss"], rel=0.01)
 
 
 @pytest.mark.slow

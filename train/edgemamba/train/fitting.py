@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from timm.optim import list_optimizers
 
@@ -101,7 +102,7 @@ def fit(
     within = SaveWithinEpoch(
         settings.last,
         settings.checkpoint_minutes * 60,
-        lambda text: console.print(text, highlight=False, soft_wrap=True),
+        rank_zero_only(lambda text: console.print(text, highlight=False, soft_wrap=True)),
     )
     with _quiet():
         trainer = _trainer(

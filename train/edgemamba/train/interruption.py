@@ -1,4 +1,4 @@
-"""Checkpoints within an epoch: at Ctrl-C, and every so often."""
+"""Checkpoints within an epoch: at Ctrl-C or SIGTERM, and every so often."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 
 class _Wish(IntEnum):
@@ -26,7 +27,7 @@ class _Wish(IntEnum):
 
 class SaveWithinEpoch(pl.Callback):
     """Saves at the end of a step: when it is time, and at the first Ctrl-C, which then stops the run. A second one stops
-    at once.
+    at once. SIGTERM (a machine that is taken back, a job that is cancelled) is as good as Ctrl-C.
 
     Where Lightning is interrupted, the optimiser may have updated half of the weights. A checkpoint from the end of a
     step is exact, and the run goes on with the very next batch. During validation the first Ctrl-C lets the epoch end,
@@ -76,6 +77,10 @@ class SaveWithinEpoch(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = time.monotonic()
         self._step = trainer.global_step
+        # In the place of Lightning's handler, which talks to the other ranks in the middle of whatever they are at, and is
+        # put back with the others when the run ends. Under SLURM it is Lightning that puts the job back into the queue.
+        if threading.current_thread() is threading.main_thread() and not SLURMEnvironment.detect():
+            signal.signal(signal.SIGTERM, self._request)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -106,7 +111,8 @@ class SaveWithinEpoch(pl.Callback):
         wish = _Wish.STOP if self.requested else _Wish.SAVE if due else _Wish.GO_ON
         if trainer.world_size == 1:
             return wish
-        return _Wish(int(trainer.strategy.reduce(torch.tensor(wish, device=trainer.strategy.root_device), reduce_op="max")))
+        mine = torch.tensor(wish, device=trainer.strategy.root_device)
+        return _Wish(int(trainer.strategy.reduce(mine, reduce_op="max")))
 
     def _stop(self) -> None:
         self.requested = True  # by this rank or another: what Lightning makes of the interrupt is ours to undo
