@@ -237,6 +237,17 @@ def test_what_cannot_be_asked_of_a_bundle_of_pictures(run: Run, clip: Path, tmp_
     assert "one --source at a time" in " ".join(err.split())
 
 
+def test_a_segmenter_of_pictures_is_not_streamed(colour_bundle: Path, run: Run, clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    shutil.copytree(colour_bundle, folder)
+    document = json.loads((folder / "manifest.json").read_text()) | {"task": "segmentation"}
+    document["outputs"] = [{"name": "logits", "dtype": "float32", "shape": ["batch", 3, 32, 32]}]
+    (folder / "manifest.json").write_text(json.dumps(document))
+    code, _, err = run("-s", clip, bundle=folder)
+    assert code == 2
+    assert "streams carry classes only" in " ".join(err.split())
+
+
 def test_a_bundle_of_volumes_takes_no_pictures(bundle: Path) -> None:
     with load(bundle, "ort-function") as engine, pytest.raises(BundleError, match="segments volumes, not pictures"):
         engine(np.zeros((1, 16, 16, 3), np.uint8))

@@ -16,7 +16,7 @@ from rich.table import Table
 from edgemamba.runtime.bundle import MANIFEST, Manifest, read_manifest
 from edgemamba.runtime.commands.run_console import reporting
 from edgemamba.runtime.engines import load
-from edgemamba.runtime.errors import BundleError, SinkError
+from edgemamba.runtime.errors import BundleError, EngineError, SinkError
 from edgemamba.runtime.privacy import Redactor
 from edgemamba.runtime.volumes.outputs import MASK_SUFFIXES, check_outputs, check_study, write_output
 from edgemamba.runtime.volumes.reading import read_volumes
@@ -38,11 +38,13 @@ def is_for_volumes(bundle: Path, outs: Sequence[str]) -> bool:
         return False
     if manifest.volume is not None:
         return True
+    if manifest.task == "segmentation":
+        raise EngineError(
+            f"{bundle} segments pictures, and streams carry classes only; edgemamba.runtime.load(bundle).infer gives its logits"
+        )
     for out in outs:
         if out.lower().endswith(MASK_SUFFIXES) and "://" not in out:
-            raise SinkError(
-                f"{out}: masks come from bundles that segment volumes; {bundle} does {manifest.task} of pictures"
-            )
+            raise SinkError(f"{out}: masks come from bundles that segment volumes; {bundle} classifies pictures")
     return False
 
 
