@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from runtime.dicom_peers import installed, run
 from runtime.made_dicom import RAMP, grey, save, shown
 
 from edgemamba.runtime.dicom_grayscale import GrayscaleTransform, Voi, Window
@@ -128,6 +129,21 @@ def test_odd_bit_depths(tmp_path: Path) -> None:
     dataset = grey(raw, BitsStored=12, HighBit=11, WindowCenter=0, WindowWidth=4096)
     assert np.abs(shown(dataset, tmp_path) - (stored + 2048) / 4095 * 65535).max() <= 0.5
     assert np.abs(shown(dataset, tmp_path, "full") - (stored + 2048) / 4095 * 65535).max() <= 0.5
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("high_bit", [11, 13, 15])
+def test_values_above_bit_0(dtype: Any, syntax: str, high_bit: int, tmp_path: Path) -> None:
+    """12 bits at the top or in the middle of 16, as old detectors wrote them, with overlay bits around them; as dcmtk reads them."""
+    values = np.arange(0, 4096, 64).reshape(8, 8) - (2048 if dtype == np.int16 else 0)
+    cells = ((values & 0xFFF) << (high_bit - 11)) | (0xFFFF ^ (0xFFF << (high_bit - 11)))
+    dataset = grey(cells.astype(np.uint16).view(dtype), syntax, BitsStored=12, HighBit=high_bit)
+    unit = (values - values.min()) / 4095
+    assert np.abs(shown(dataset, tmp_path, "full") - unit * 65535).max() <= 0.5
+    if installed("dcm2pnm"):
+        theirs = run("dcm2pnm", "-M", "-W", "-O", "+Pid", "+opn", 12, tmp_path / "image.dcm").stdout.split()[4:]
+        assert (np.array(theirs, int).reshape(8, 8) == values - values.min()).all()
 
 
 def test_float_pixel_data(tmp_path: Path) -> None:

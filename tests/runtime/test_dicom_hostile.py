@@ -197,9 +197,11 @@ def test_an_element_longer_than_its_file(tmp_path: Path) -> None:
     assert peak_growth(refuse) < 16 << 20
 
 
-@pytest.mark.parametrize("tag", [b"\x08\x00\x60\x00CS", b"\x28\x00\x30\x00DS", b"\x20\x00\x32\x00DS"])
+@pytest.mark.parametrize(
+    "tag", [b"\x08\x00\x60\x00CS", b"\x28\x00\x30\x00DS", b"\x20\x00\x32\x00DS", b"\x28\x00\x02\x01US"]
+)
 def test_a_damaged_element_that_no_pixel_needs_costs_no_frame(tag: bytes, tmp_path: Path) -> None:
-    """Modality, Pixel Spacing, Image Position: of a value representation that does not exist. Found by the fuzz test."""
+    """Modality, Pixel Spacing, Image Position, High Bit: of a value representation that does not exist. Found by the fuzz test."""
     content = bundled("MR_small_jp2klossless.dcm")
     at = content.index(tag)
     (tmp_path / "a.dcm").write_bytes(content[: at + 5] + b"\0" + content[at + 6 :])

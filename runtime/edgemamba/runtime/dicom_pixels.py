@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemamba.runtime.dicom_cells import shift_of, shifted
 from edgemamba.runtime.dicom_codestreams import promised_size
 from edgemamba.runtime.dicom_decoders import find_decoder, hint
 from edgemamba.runtime.dicom_files import BoundedFile, is_dicom, parse_elements, without_long_values
@@ -208,6 +209,7 @@ class DicomImage:
             dataset, pixel_keyword=self._keyword, pixel_vr=self._representation, number_of_frames=self._length
         )
         self._options.pop("extended_offsets", None)  # frames are found by EncapsulatedFrames
+        self._shift = shift_of(dataset, self._options, self._syntax)
         self._times = FrameTimes(dataset, self._length)
         self._per_frame = "PerFrameFunctionalGroupsSequence" in dataset
         self._transforms: dict[int, GrayscaleTransform] = {}
@@ -330,6 +332,8 @@ class DicomImage:
         return bits * 2 // 3 if options["photometric_interpretation"] == "YBR_FULL_422" else bits
 
     def _as_array(self, source: Any, index: int, options: dict[str, Any]) -> tuple[NDArray[Any], str]:
+        if self._shift:  # pydicom takes values to begin at bit 0
+            options = {**options, "bits_stored": options["bits_allocated"], "pixel_representation": 0}
         try:
             array, properties = self._decoder.as_array(source, index=index, validate=False, **options)
         except BaseException as error:
@@ -337,6 +341,9 @@ class DicomImage:
             if type(error).__name__ == "PanicException":
                 raise SourceError("its compressed bytes are damaged") from None
             raise
+        if self._shift:
+            stored, signed = self._options["bits_stored"], self._options["pixel_representation"] == 1
+            array = shifted(array, self._shift, stored, signed)
         return array, str(properties["photometric_interpretation"])
 
     def _grayscale(self, index: int) -> GrayscaleTransform:
