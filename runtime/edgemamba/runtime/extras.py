@@ -25,10 +25,12 @@ EXTRA_OF = {
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "prometheus_client": "web",
+    "pyarrow": "parquet",
     "pydicom": "dicom",
     "pynetdicom": "dicom",
     "requests": "dicom",
     "safetensors": "train",
+    "scipy": "seg",
     "tensorboard": "train",
     "tensorrt": "trt",
     "tensorrt_rtx": "trt-rtx",
@@ -37,6 +39,7 @@ EXTRA_OF = {
     "torchmetrics": "train",
     "torchvision": "train",
     "uvicorn": "web",
+    "yaml": "train",
 }
 
 
