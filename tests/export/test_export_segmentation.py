@@ -82,7 +82,8 @@ def test_the_manifest_states_the_graph(bundle: Bundle) -> None:
     assert manifest.outputs[0].shape == ("batch", 3, 32, 32, 32)
     kinds = [node.op_type for node in onnx.load(bundle.file("model.onnx")).graph.node]
     assert kinds.count("SelectiveScan") == 4
-    assert "InstanceNormalization" not in kinds
+    assert "InstanceNormalization" not in kinds  # written out: ONNX Runtime's own is not exact enough
+    assert "TopK" not in kinds  # the ways back from the walks are constants
 
 
 @pytest.mark.parametrize("backend", [KERNEL, FUNCTION])

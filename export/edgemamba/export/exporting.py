@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgemamba.export import layers
+from edgemamba.export.constant_sorts import fold_sorts
 from edgemamba.export.deployment import INPUT, OUTPUT, Deployed, Recipe, deploy
 from edgemamba.export.function import selective_scan_function
 from edgemamba.export.half import to_float16
@@ -155,6 +156,8 @@ def to_onnx(deployed: Deployed, options: ExportOptions) -> tuple[onnx.ModelProto
     model = _trace(deployed, options)
     with _quiet("onnxscript", "onnx_ir"):  # what cannot be folded stays as it is
         simplify(model)
+        if fold_sorts(model):  # what stands on them can now be folded too
+            simplify(model)
     layers.complete_scopes(model.graph)
     passes.TopologicalSortPass()(model)
     if options.precision == "fp16":
