@@ -112,7 +112,7 @@ def noisy_tree(root: Path, train: int, val: int) -> Path:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_pictures_within_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int) -> None:
-    """An empty file, a cut one and one that vanishes after the sheet was made: skipped, counted, named, and the run goes on."""
+    """An empty file, a cut one and one that is no picture: skipped, counted and named once, and the run goes on."""
     data = noisy_tree(tmp_path / "data", 190, 10)
     (data / "train" / "a" / "7.png").write_bytes(b"")
     whole = (data / "train" / "b" / "8.png").read_bytes()

@@ -31,15 +31,15 @@ def open_dataset(
     """Open a data set, recognised by what it is.
 
     Args:
-        path: a folder tree (``train/<class>/*.png`` beside ``val/``, or ``<class>/*.png``), a MedMNIST ``.npz``, a ``.csv`` or
-            ``.parquet`` with the columns ``path,label[,split][,patient][,frame]``, or WebDataset shards: a folder of ``.tar``, one of
-            them, or a pattern (``train-{000..019}.tar``).
+        path: a folder tree (``train/<class>/*.png`` beside ``val/``, or ``<class>/*.png``), a MedMNIST ``.npz``, a
+            ``.csv`` or ``.parquet`` with the columns ``path,label[,split][,patient][,frame]``, or WebDataset shards: a
+            folder of ``.tar``, one of them, or a pattern (``train-{000..019}.tar``).
         val_fraction: share of the training pictures of each class to hold out for validation, where the data set has no
             validation part. A set without any parts is split by default (0.2); one that has a training part is only split
             when this is given.
         fold: (k, K) for cross-validation: fold k of K (k from 1) is the validation part and the others the training part,
-            divided by class with patients kept together. Where the data set has a validation part of its own, it is joined with the
-            training part before that; a test part stays as it is.
+            divided by class with patients kept together. Where the data set has a validation part of its own, it is
+            joined with the training part before that; a test part stays as it is.
         seed: of either.
 
     Raises:

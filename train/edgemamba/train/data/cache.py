@@ -1,9 +1,9 @@
 """Decoded pictures kept for the next epoch, shared by all processes that load them, and never more than allowed.
 
-A cache is a folder with one small file a picture. Loader workers and ranks of one machine share it without talking to each other: a
-file appears whole or not at all, and one counter under a lock says how much is taken. What was kept stays, and when the room is
-used up nothing more is taken in: each epoch asks for every picture once, so that making room for one would only
-throw out another that is needed as soon.
+A cache is a folder with one small file a picture. Loader workers and ranks of one machine share it without talking to
+each other: a file appears whole or not at all, and one counter under a lock says how much is taken. What was kept
+stays, and when the room is used up nothing more is taken in: each epoch asks for every picture once, so that making
+room for one would only throw out another that is needed as soon.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def cached(dataset: ImageDataset, where: str, gigabytes: float, tell: Callable[[
 
     Args:
         dataset: pictures in memory (a ``.npz``) are left as they are.
-        where: ``none``; ``ram`` for memory that the loader's processes share and that is given back at the end; or a folder, which
-            later runs find filled.
+        where: ``none``; ``ram`` for memory that the loader's processes share and that is given back at the end; or a
+            folder, which later runs find filled.
         gigabytes: (of 10^9 bytes) at most. With several ranks, of ``ram`` each takes so much.
 
     Raises:

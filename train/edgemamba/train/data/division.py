@@ -25,8 +25,8 @@ class Division:
     Attributes:
         val_fraction: share of each class of the training part to hold out where there is no validation part; None for
             :data:`DEFAULT_VAL_FRACTION` where the data set names no parts at all.
-        fold: (k, K): fold k of K validates (k counts from 1) and the others are trained on. Training and validation part are joined
-            first, whoever made them; a test part is left alone.
+        fold: (k, K): fold k of K validates (k counts from 1) and the others are trained on. Training and validation
+            part are joined first, whoever made them; a test part is left alone.
         seed: of the draw.
 
     Raises:
@@ -58,8 +58,8 @@ class Division:
         Args:
             parts: what the data set brings; ``train`` at least.
             origin: the data set, for messages.
-            has_parts: the data set names parts (a ``train`` folder, a ``split`` column). It is then taken at its word: nothing is
-                held out unless :attr:`val_fraction` or :attr:`fold` is given.
+            has_parts: the data set names parts (a ``train`` folder, a ``split`` column). It is then taken at its word:
+                nothing is held out unless :attr:`val_fraction` or :attr:`fold` is given.
 
         Raises:
             DataError: there is no validation part and none was asked for, no picture could be held out, or there are

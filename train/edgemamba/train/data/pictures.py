@@ -44,8 +44,8 @@ class PictureSet(ABC):
 
     Attributes:
         labels: int64 (N,), indices into the data set's class names.
-        groups: what each picture must stay together with when the set is divided (a patient), None for one that stands alone;
-            or None where nothing is known of groups. Never shown to anyone: it may identify a patient.
+        groups: what each picture must stay together with when the set is divided (a patient), None for one that stands
+            alone; or None where nothing is known of groups. Never shown to anyone: it may identify a patient.
     """
 
     labels: NDArray[np.int64]

@@ -1,9 +1,9 @@
 """Data sets in WebDataset's layout: tar files with ``KEY.jpg`` beside ``KEY.cls`` (https://github.com/webdataset/webdataset).
 
-Shards are not streamed. An index of where each member lies is made once (:mod:`edgemamba.train.data.tar_index`), and pictures are then read
-at random, as files are: every epoch is shuffled exactly, an interrupted run goes on with the very next batch, and ranks
-divide an epoch exactly, none of which holds for streams with a shuffle buffer. The price is a seek for every picture, which
-local disks and solid-state ones do not feel.
+Shards are not streamed. An index of where each member lies is made once (:mod:`edgemamba.train.data.tar_index`), and
+pictures are then read at random, as files are: every epoch is shuffled exactly, an interrupted run goes on with the
+very next batch, and ranks divide an epoch exactly, none of which holds for streams with a shuffle buffer. The price is
+a seek for every picture.
 """
 
 from __future__ import annotations
@@ -136,10 +136,10 @@ def _folders(path: Path) -> list[Path]:
 def open_shards(path: Path, shards: Sequence[Path], division: Division = Division()) -> ImageDataset:
     """Open shards as a data set.
 
-    Members that share a key (all before the first dot of the file's name) are one sample: a picture (any format that the runtime reads;
-    the first frame of a DICOM file) and its label: ``.cls`` with a class's number or name, or ``.json`` with it under ``label``,
-    ``cls`` or ``class`` and optionally a ``patient`` (or ``group``), or ``.txt``. Other members are passed over. A shard is of the part that a word of its name says
-    (``train-0001.tar``, ``val/0001.tar``).
+    Members that share a key (all before the first dot of the file's name) are one sample: a picture (any format that the
+    runtime reads; the first frame of a DICOM file) and its label: ``.cls`` with a class's number or name, or ``.json`` with
+    it under ``label``, ``cls`` or ``class`` and optionally a ``patient`` (or ``group``), or ``.txt``. Other members are
+    passed over. A shard is of the part that a word of its name says (``train-0001.tar``, ``val/0001.tar``).
 
     Args:
         path: what the user named, for messages.
@@ -147,8 +147,8 @@ def open_shards(path: Path, shards: Sequence[Path], division: Division = Divisio
         division: where no shard is for validation.
 
     Raises:
-        DataError: a shard is damaged or hostile, a sample has no label or no picture, some shards name a part and others none, or a
-            label cannot be used.
+        DataError: a shard is damaged or hostile, a sample has no label or no picture, some shards name a part and
+            others none, or a label cannot be used.
     """
     found: dict[Part | None, list[ShardSample]] = {}
     for shard in shards:

@@ -1,7 +1,8 @@
 """The data sheet: what a data set holds, and what is wrong with it, said before the first step.
 
-Cheap facts (counts, balance) are of the whole set. Decoding is bounded: of a large set, pictures spread evenly over it are looked at, and
-those that may be duplicates, because their files are as large as another's. The sheet says how many that were.
+Cheap facts (counts, balance) are of the whole set. Decoding is bounded: of a large set, pictures spread evenly over it
+are looked at, and those that may be duplicates, because their files are as large as another's. The sheet says how many
+that were.
 """
 
 from __future__ import annotations

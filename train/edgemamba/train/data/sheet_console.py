@@ -26,7 +26,8 @@ def check_data(dataset: ImageDataset, console: Console, *, strict: bool = False,
         listing: name every picture that cannot be read; a run names those that it comes upon by itself.
 
     Raises:
-        DataError: more pictures than a run accepts cannot be read; or, if ``strict``, a picture or patient lies in two parts.
+        DataError: more pictures than a run accepts cannot be read; or, if ``strict``, a picture or patient lies in two
+            parts.
     """
     sheet = examine(
         dataset,

@@ -34,14 +34,15 @@ class _Row:
 def open_table(table: Path, division: Division = Division()) -> ImageDataset:
     """Open a CSV or Parquet file with the columns ``path,label[,split][,patient or group][,frame]``.
 
-    ``path`` is relative to the table. ``label`` is a class's name; where every label is a whole number, the classes are 0 to
-    the largest. ``split`` is train, val or test. Pictures of one ``patient`` (or ``group``) never lie in two parts.
-    ``frame`` counts from 0 in files of several frames; where it is left out, the first frame is taken. Any other column is
-    refused, because a misspelt ``patient`` would let patients leak between the parts unseen.
+    ``path`` is relative to the table. ``label`` is a class's name; where every label is a whole number, the classes are
+    0 to the largest. ``split`` is train, val or test. Pictures of one ``patient`` (or ``group``) never lie in two
+    parts. ``frame`` counts from 0 in files of several frames; where it is left out, the first frame is taken. Any other
+    column is refused, because a misspelt ``patient`` would let patients leak between the parts unseen.
 
     Raises:
-        DataError: the file is neither, a column is missing or unknown, a file does not exist, a label or split is not valid, a
-            picture has two labels, or a group lies in two parts. Messages name lines of the table, never the patient.
+        DataError: the file is neither, a column is missing or unknown, a file does not exist, a label or split is not
+            valid, a picture has two labels, or a group lies in two parts. Messages name lines of the table, never the
+            patient.
         MissingExtraError: it is a Parquet file, and pyarrow is not installed.
     """
     rows = [_row(table, place, cells) for place, cells in (_parquet if is_parquet(table) else _csv)(table)]

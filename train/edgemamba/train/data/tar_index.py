@@ -1,7 +1,7 @@
 """Where the members of a tar file lie, found once, so that any of them can be read at random.
 
-Shards come from elsewhere. Nothing is ever unpacked to a path that a shard names; members that are not plain files are refused by name,
-and what a header can make the reader allocate has a limit.
+Shards come from elsewhere. Nothing is ever unpacked to a path that a shard names; members that are not plain files are
+refused by name, and what a header can make the reader allocate has a limit.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Member:
 def tar_members(shard: Path) -> tuple[Member, ...]:
     """Every file in a tar, in the order of the tar.
 
-    The index of a shard is kept in the user's cache folder (``$XDG_CACHE_HOME/edgemamba/shards``) and used again as long as the
-    shard's path, size and time of change are the same: walking a shard means a seek for every member.
+    The index of a shard is kept in the user's cache folder (``$XDG_CACHE_HOME/edgemamba/shards``) and used again as
+    long as the shard's path, size and time of change are the same: walking a shard means a seek for every member.
 
     Raises:
         DataError: the file is no tar, is compressed, is cut short, or has a member that is no plain file, lies outside
