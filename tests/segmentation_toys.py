@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,8 @@ def tiny_segmentation(data: Path, out: Path, **changes: Any) -> SegmentationSett
         "devices": "1",
     }
     return SegmentationSettings.parse(**(fields | changes))
+
+
+if __name__ == "__main__":
+    # python tests/segmentation_toys.py FOLDER: the data of the run in docs/segmentation.md.
+    write_brain(Path(sys.argv[1]), each=4)

@@ -53,6 +53,11 @@ VERBS = {
         "Judge checkpoints and bundles on labelled pictures, side by side.",
         "train",
     ),
+    "segment": Verb(
+        "edgemamba.train.commands.segment:segment",
+        "Train a segmenter of pictures or volumes on images and masks.",
+        "seg",
+    ),
     "export": Verb(
         "edgemamba.export.commands.export:export",
         "Turn a checkpoint into a bundle: ONNX graph, manifest, digests.",

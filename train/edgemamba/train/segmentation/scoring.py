@@ -118,7 +118,7 @@ def score_dice(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     one_hot = _one_hot(prediction, truth, classes)
     # MONAI's ignore_empty looks at the truth alone: a class that is only predicted would have no Dice, and nobody would see it.
     dice: Tensor = metrics.compute_dice(*one_hot, include_background=False, ignore_empty=False)[0]
-    seen = sum(mask.flatten(2).sum(2)[0, 1:] for mask in one_hot)
+    seen = torch.cat(one_hot).flatten(2).sum(dim=(0, 2))[1:]
     return torch.where(seen > 0, dice, torch.nan)
 
 
