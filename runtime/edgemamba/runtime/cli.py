@@ -45,7 +45,7 @@ VERBS = {
     "models": Verb("edgemamba.train.commands.models:models", "List the backbones that can be created.", "train"),
     "train": Verb(
         "edgemamba.train.commands.train:train",
-        "Train a backbone on a folder, a MedMNIST .npz or a CSV of DICOM files.",
+        "Train a backbone on a folder, a MedMNIST .npz, shards, or a table of DICOM files.",
         "train",
     ),
     "eval": Verb(
