@@ -121,6 +121,7 @@ def test_a_killed_worker_ends_the_run_and_the_next_resumes_it_exactly(gangs: tup
     killed, later = gangs
     assert killed.status != 0
     assert "Signal 9 (SIGKILL)" in killed.printed
+    assert "another process of this run ended" in killed.printed
     assert later.status == 0, later.printed
     first, resumed, whole = killed.runs["killed"], later.runs["resumed"], later.runs["whole"]
     assert sorted(whole.losses[0]) == list(range(12))

@@ -92,8 +92,14 @@ def prepare(model: Model, strategy: Strategy, *, compiled: bool) -> None:
     Raises:
         TrainingError: it is to be compiled for the CPU, and there is no C++ compiler.
     """
-    if compiled and strategy.root_device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
-        raise TrainingError(f"--compile on the CPU needs a C++ compiler, and there is no {compiler}; install one, or set CXX")
+    if (
+        compiled
+        and strategy.root_device.type == "cpu"
+        and shutil.which(compiler := os.environ.get("CXX", "g++")) is None
+    ):
+        raise TrainingError(
+            f"--compile on the CPU needs a C++ compiler, and there is no {compiler}; install one, or set CXX"
+        )
     if strategy.root_device.type == "cuda" and getattr(strategy, "world_size", 1) > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if isinstance(strategy, Sharded):
@@ -135,7 +141,8 @@ def align_buffers(model: nn.Module, strategy: Strategy) -> None:
     """Give every rank the first one's buffers (the statistics of batch norms), which are the ones that checkpoints hold."""
     if getattr(strategy, "world_size", 1) > 1:
         for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+            if buffer.is_floating_point():  # the others are scan orders, alike from the start, and counts
+                torch.distributed.broadcast(buffer, src=0)
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
@@ -151,6 +158,11 @@ def load_whole_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         set_model_state_dict(model, dict(state), options=_WHOLE)
     else:
         model.load_state_dict(state)
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether an error is that of a collective operation with a rank that is gone. gloo's have no class of their own."""
+    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
 
 
 def _sharded(model: nn.Module) -> list[FSDPModule]:

@@ -21,7 +21,7 @@ from edgemamba.runtime.errors import TrainingError
 from edgemamba.runtime.extras import require
 from edgemamba.train.averaging import MovingAverage
 from edgemamba.train.checkpoint_writing import NO_ROOM, AtomicCheckpoints, remove_parts
-from edgemamba.train.distribution import trainer_options
+from edgemamba.train.distribution import is_lost_peer, trainer_options
 from edgemamba.train.history import History
 from edgemamba.train.interruption import SaveWithinEpoch
 from edgemamba.train.progress import EpochProgress
@@ -136,6 +136,13 @@ def fit(
             raise
         except MisconfigurationException as error:
             raise TrainingError(str(error)) from None
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            raise TrainingError(
+                "another process of this run ended, and its own lines say why; all of them started again with --resume auto "
+                "go on from the last checkpoint"
+            ) from None
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
