@@ -385,7 +385,7 @@ def test_frames_of_files_carry_their_header_without_what_is_long(tmp_path: Path)
         ("dicom:///tmp/x?objects=seg", "objects=seg: give sr or sc"),
         ("dicom:///tmp/x?queue=3", "unknown option queue; known is objects"),
         ("dimse://127.0.0.1:104", "is not an AE title"),
-        ("dimse://PACS@127.0.0.1:104?allow=x", "unknown option allow; known are calling, max_mb, objects, queue"),
+        ("dimse://PACS@127.0.0.1:104?allow=x", "unknown option allow; known are ca, calling, cert, key, max_mb, objects, queue, tls"),
         ("dimse://PACS@127.0.0.1:104?calling=way-too-long-a-title", "is not an AE title"),
         ("dicomweb://host/base?ca=/none", "ca=/none is no file"),
         ("ftp://host", "ftp:// is no DICOM sink"),
