@@ -25,11 +25,14 @@ class CsvSink(LineSink):
 
     def line(self, result: Result) -> str:
         frame = result.frame
-        best = [cell for item in result.top for cell in (_text(item.name), f"{item.probability:.6f}")]
-        return _row((frame.index, f"{frame.timestamp:.6f}", _text(frame.source), *best, f"{1e3 * result.latency:.3f}"))
+        best = [cell for item in result.top for cell in (plain_text(item.name), f"{item.probability:.6f}")]
+        return _row(
+            (frame.index, f"{frame.timestamp:.6f}", plain_text(frame.source), *best, f"{1e3 * result.latency:.3f}")
+        )
 
 
-def _text(value: str) -> str:
+def plain_text(value: str) -> str:
+    """``value`` as a cell that no spreadsheet runs: with an apostrophe before what would be a formula."""
     return f"'{value}" if value.startswith(_FORMULA) else value
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.privacy import without_uids
+from edgemamba.runtime.sinks.table import plain_text
 from edgemamba.train.evaluation.predicting import Outcome
 
 REPORT = "evaluation.json"
-# A spreadsheet runs a cell that begins so as a formula; names of files and classes come from others.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def prepare(folder: Path) -> None:
@@ -49,12 +48,8 @@ def write_predictions(outcome: Outcome, class_names: Sequence[str], path: Path) 
     for name, label, row in zip(outcome.names, outcome.labels, outcome.probabilities, strict=True):
         chosen = int(row.argmax())
         cells = [without_uids(name), class_names[label], class_names[chosen]]
-        writer.writerow([*map(_text, cells), int(chosen == label), *(f"{value:.7f}" for value in row)])
+        writer.writerow([*map(plain_text, cells), int(chosen == label), *(f"{value:.7f}" for value in row)])
     _write(path, buffer.getvalue())
-
-
-def _text(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA) else value
 
 
 def _write(path: Path, text: str) -> None:
