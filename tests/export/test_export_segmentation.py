@@ -32,6 +32,7 @@ from edgemamba.runtime.volumes.preparing import prepare
 from edgemamba.runtime.volumes.reading import read_volumes
 from edgemamba.runtime.volumes.segmenting import segment
 from edgemamba.train import create_model
+from edgemamba.train.checkpoint import training_metadata
 
 pytest.importorskip("onnxruntime")
 KERNEL, FUNCTION = "ort-cpu", "ort-function"
@@ -220,6 +221,26 @@ def test_export_by_name_with_a_card(call: Callable[..., tuple[int, str]], tmp_pa
         code, said = call(*base, "--image-size", "32", *extra, "-o", tmp_path / "c")
         assert (code, words in said) == (2, True), said
     assert not (tmp_path / "c").exists()
+
+
+def test_a_trained_checkpoint_becomes_a_mask(
+    model: nn.Module, call: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """The checkpoint states the card and the names; export, run, and what is printed."""
+    trained = create_model("segmamba", num_classes=3, **TINY)
+    trained.load_state_dict(model.state_dict())
+    trained.volume = CARD
+    metadata = training_metadata(trained, list(NAMES))
+    torch.save({"edgemamba": metadata, "state_dict": trained.state_dict()}, tmp_path / "last.ckpt")
+    code, said = call("export", tmp_path / "last.ckpt", "-o", tmp_path / "b")
+    assert code == 0, said
+    manifest = Bundle.load(tmp_path / "b").manifest
+    assert (manifest.volume, manifest.class_names) == (CARD, NAMES)
+    write_series(tmp_path / "ct", shapes())
+    code, said = call("run", tmp_path / "b", "-s", tmp_path / "ct", "-o", tmp_path / "mask.seg.dcm")
+    assert code == 0, said
+    assert "ball" in said
+    assert (tmp_path / "mask.seg.dcm").read_bytes()[128:132] == b"DICM"
 
 
 # -------------------------------------------------------------------------------------------------------- segmenters of pictures
