@@ -76,6 +76,13 @@ def write_all(sink: Sink, frames: Iterable[Frame], *, source: Source | None = No
         return feed(sink, frames, source=source)
 
 
+def given_up(sink: DicomSink) -> str:
+    """End the sending without patience; what the sink says of it."""
+    assert sink._outbox is not None
+    sink._outbox.close(patience=0.1)
+    return sink.describe()
+
+
 def patient_file(path: Path, name: str = "CT_small.dcm") -> pydicom.Dataset:
     """A file full of what may not leave."""
     dataset = pydicom.dcmread(dicom_file(name))
@@ -385,7 +392,10 @@ def test_frames_of_files_carry_their_header_without_what_is_long(tmp_path: Path)
         ("dicom:///tmp/x?objects=seg", "objects=seg: give sr or sc"),
         ("dicom:///tmp/x?queue=3", "unknown option queue; known is objects"),
         ("dimse://127.0.0.1:104", "is not an AE title"),
-        ("dimse://PACS@127.0.0.1:104?allow=x", "unknown option allow; known are ca, calling, cert, key, max_mb, objects, queue, tls"),
+        (
+            "dimse://PACS@127.0.0.1:104?allow=x",
+            "unknown option allow; known are ca, calling, cert, key, max_mb, objects, queue, tls",
+        ),
         ("dimse://PACS@127.0.0.1:104?calling=way-too-long-a-title", "is not an AE title"),
         ("dicomweb://host/base?ca=/none", "ca=/none is no file"),
         ("ftp://host", "ftp:// is no DICOM sink"),
