@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from segmentation_toys import discs, tiny_segmentation, write_discs, write_pair
+from training_toys import tiny, write_npz
 
 from edgemamba.runtime.errors import DataError, TrainingError
 from edgemamba.runtime.preprocessing import Preprocessing
@@ -22,6 +23,7 @@ from edgemamba.train.segmentation.masks import read_mask_picture, resize_mask
 from edgemamba.train.segmentation.pairs import Pair, find_pairs, sources_of
 from edgemamba.train.segmentation.settings import SegmentationAugmentation
 from edgemamba.train.segmentation.training import train_segmenter
+from edgemamba.train.training import train
 
 nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("monai")
@@ -255,3 +257,10 @@ def test_fractions_are_no_labels(tmp_path: Path) -> None:
 def test_settings_that_go_not_together(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         tiny_segmentation(Path("x"), Path("y"), **changes)
+
+
+@pytest.mark.parametrize("options", [{"model": "segmamba", "config": {}}, {"config": {"head": "fpn"}}])
+def test_the_training_of_classifiers_refuses_segmenters(tmp_path: Path, options: dict[str, Any]) -> None:
+    settings = tiny(write_npz(tmp_path / "d.npz"), tmp_path / "run", **({"image_size": None} | options))
+    with pytest.raises(TrainingError, match="`edgemamba segment` trains those"):
+        train(settings)

@@ -54,7 +54,9 @@ def test_every_family_is_checked_here() -> None:
 
 
 def test_every_model_is_registered_under_its_name() -> None:
-    assert sorted(timm.list_models("edgemamba_*")) == [f"edgemamba_{name}" for name in list_models(task="classification")]
+    assert sorted(timm.list_models("edgemamba_*")) == [
+        f"edgemamba_{name}" for name in list_models(task="classification")
+    ]
     assert timm.list_models("edgemamba_*", pretrained=True) == []
     assert set(timm_models.__all__) == set(timm.list_models("edgemamba_*"))
     assert timm.is_model("edgemamba_vim_tiny")

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.checkpoint import load_checkpoint, read_training_checkpoint
 from edgemamba.train.classifier import Classifier
 from edgemamba.train.data import ImageDataset, open_dataset
@@ -153,6 +154,8 @@ def build_model(settings: TrainingSettings, num_classes: int, tell: Callable[[st
     if settings.drop_path is not None:
         options["drop_path_rate"] = settings.drop_path
     model = create_model(settings.model, num_classes=num_classes, **options)
+    if not isinstance(model, Backbone):
+        raise TrainingError(f"{settings.model} is a segmenter as it is asked for; `edgemamba segment` trains those")
     if settings.checkpoint is not None:
         tell(str(load_checkpoint(model, settings.checkpoint)))
     return model
