@@ -245,7 +245,9 @@ def render(document: dict[str, Any]) -> str:
         "weights are their authors' and stay under their licences.",
     ]
     for family in families("classification").values():
-        mine = (rows.get(name, {}) for name in list_models(task="classification") if model_entry(name).family == family.name)
+        mine = (
+            rows.get(name, {}) for name in list_models(task="classification") if model_entry(name).family == family.name
+        )
         own = [row for row in mine if "gmacs" in row]  # a latency alone, where the other measurement failed, is no row
         if not own:
             continue

@@ -2,9 +2,10 @@
 
 import onnx_ir as ir
 import pytest
-from edgemamba.export.rewriting import without_quadratic_rules
 from onnx import parser
 from onnxscript import optimizer
+
+from edgemamba.export.rewriting import without_quadratic_rules
 
 # In the order in which the rule finds them.
 HALVES = """
