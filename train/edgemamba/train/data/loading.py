@@ -114,11 +114,14 @@ class EpochSampler(DistributedSampler[Any]):
     """
 
     def __init__(
-        self, dataset: TrainingItems, *, world_size: int, rank: int, seed: int, balanced: bool = False
+        self, dataset: Dataset[Item], *, world_size: int, rank: int, seed: int, balanced: bool = False
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
         self.skip = 0
-        self._labels = dataset.pictures.labels if balanced else None
+        self._labels = None
+        if balanced:
+            assert isinstance(dataset, TrainingItems)
+            self._labels = dataset.pictures.labels
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         # Not a generator: the epoch counts at the time of the call.
@@ -168,7 +171,7 @@ class ResumableLoader(BatchLoader):
     Lightning saves :meth:`state_dict` in checkpoints and hands it back before the first epoch of a resumed run.
     """
 
-    def __init__(self, dataset: TrainingItems, sampler: EpochSampler, **options: Any) -> None:
+    def __init__(self, dataset: Dataset[Item], sampler: EpochSampler, **options: Any) -> None:
         super().__init__(dataset, sampler=sampler, **options)
         self._given = 0
 

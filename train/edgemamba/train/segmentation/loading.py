@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import lightning.pytorch as pl
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from edgemamba.runtime.errors import DataError, SourceError
 from edgemamba.train.data import Part
-from edgemamba.train.data.loading import Batch, EpochSampler, Item, ResumableLoader, collate
+from edgemamba.train.data.loading import BatchLoader, Item, ResumableLoader
+from edgemamba.train.data.ranks import RankedLoaders
 from edgemamba.train.segmentation.augmenting import Augmenter
 from edgemamba.train.segmentation.cases import Case, Cases
 
@@ -57,16 +56,14 @@ def _read(cases: Cases, index: int) -> Case:
         raise DataError(str(error)) from None
 
 
-class CasesModule(pl.LightningDataModule):
+class CasesModule(RankedLoaders):
     """Loaders over the cases of a data set.
 
     Args:
         parts: ``train`` and ``val`` at least.
         augmenter: for training.
-        batch_size: of each rank.
+        batch_size, workers, seed: see :class:`RankedLoaders`.
         each: examples of a case in an epoch.
-        workers: processes for each loader.
-        seed: of the order and of what is drawn.
         whole: validate cases of one size, in batches; else one by one.
     """
 
@@ -81,45 +78,19 @@ class CasesModule(pl.LightningDataModule):
         seed: int,
         whole: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         self.parts = parts
         self.augmenter = augmenter
-        self.batch_size = batch_size
         self.each = each
-        self.workers = workers
-        self.seed = seed
         self.whole = whole
 
     def train_dataloader(self) -> ResumableLoader:
-        items = TrainingPatches(self.parts["train"], self.augmenter, self.seed, self.each)
-        world_size, rank = self._place()
-        sampler = EpochSampler(items, world_size=world_size, rank=rank, seed=self.seed)  # type: ignore[arg-type]
-        return ResumableLoader(
-            items,  # type: ignore[arg-type]
-            sampler,
-            batch_size=self.batch_size,
-            drop_last=len(sampler) >= self.batch_size,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return self.training_loader(TrainingPatches(self.parts["train"], self.augmenter, self.seed, self.each))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        world_size, rank = self._place()
+    def val_dataloader(self) -> BatchLoader:
         cases = self.parts["val"]
-        return DataLoader(
-            WholeCases(cases),  # type: ignore[arg-type]
-            sampler=range(rank, len(cases), world_size),
-            batch_size=self.batch_size if self.whole else 1,
-            collate_fn=collate,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-        )
+        return self.ordered_loader(WholeCases(cases), self.share(len(cases)), None if self.whole else 1)
 
     def note_unreadable(self, found: dict[str, str]) -> dict[str, str]:
         """Nothing is passed over here: a case that cannot be read stops the run."""
         return {}
-
-    def _place(self) -> tuple[int, int]:
-        """World size and rank."""
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
