@@ -119,6 +119,64 @@ def test_strategies_of_a_mock_camera(strategy: str, expected: list[int], colour_
     assert results.report.to_json()["strategy"] == strategy
 
 
+# The share of the time between frames that preprocessing may take: the mock camera's frames come as soon as they can.
+_SHARE = "edgemamba.runtime.pipeline.capture._SPARE_SHARE"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_waits_for_a_busy_engine_is_preprocessed_meanwhile(
+    quick: bool, colour_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once; not where that takes too long."""
+    monkeypatch.setattr(_SHARE, 1e9 if quick else -1.0)
+    busy, threads = threading.Event(), []
+    preprocess = colour_engine.preprocess
+    monkeypatch.setattr(
+        colour_engine,
+        "preprocess",
+        lambda frames: threads.append(threading.current_thread().name) or preprocess(frames),
+    )
+    camera = MockCamera([1, busy, 1])
+    results = stream(camera, colour_engine)
+
+    def hold(number: int) -> None:
+        if number == 0:
+            threads.clear()
+            busy.set()
+            wait_for(lambda: camera.given == 2 and (len(threads) == 1 or not quick))
+
+    colour_engine.before_batch = hold
+    assert [result.frame.index for result in results] == [0, 1]
+    assert threads == ["edgemamba-capture" if quick else threading.current_thread().name]
+    assert results.report.dropped == 0
+
+
+def test_a_waiting_frame_that_cannot_be_preprocessed_is_counted_once(
+    colour_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_SHARE, 1e9)
+    busy, looked_at = threading.Event(), []
+    preprocess = colour_engine.preprocess
+
+    def fail_at_the_second(frames: Any) -> Any:
+        looked_at.append(1)
+        if len(looked_at) == 2:
+            raise ValueError("odd")
+        return preprocess(frames)
+
+    monkeypatch.setattr(colour_engine, "preprocess", fail_at_the_second)
+    results = stream(MockCamera([1, busy, 1]), colour_engine)
+
+    def hold(number: int) -> None:
+        busy.set()
+        wait_for(lambda: len(looked_at) == 2)
+
+    colour_engine.before_batch = hold
+    assert [result.frame.index for result in results] == [0]
+    assert results.report.to_json()["skipped"] == 1
+    assert len(looked_at) == 2
+
+
 def test_a_larger_buffer_keeps_a_burst(colour_engine: Any) -> None:
     busy = threading.Event()
     camera = MockCamera([1, busy, 5])

@@ -3,8 +3,8 @@
     source --(capture thread)--> queue --(the caller's thread: engine)--> queue --(sink thread)--> sinks
 
 Files never lose a frame: the capture thread preprocesses each beside the engine, and waits for room. A live source keeps its
-newest frames: when the queue is full one is dropped, and counted; only those that are taken are preprocessed. Results come
-in the order of the frames. A frame that cannot be processed is skipped, said and counted; an engine that fails ends the
+newest frames: when the queue is full one is dropped, and counted; the one that waits is preprocessed while the engine is busy.
+Results come in the order of the frames. A frame that cannot be processed is skipped, said and counted; an engine that fails ends the
 stream with its reason; whatever ends it, the sinks are finished with all results known by then.
 
 The stages are in :mod:`edgemamba.runtime.pipeline`.

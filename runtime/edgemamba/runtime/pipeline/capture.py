@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,13 +19,17 @@ __all__ = ["Capture"]
 LOGGER = logging.getLogger("edgemamba.runtime")
 # How long a stopping stream waits for a source that hangs inside a driver before it leaves it behind.
 _PATIENCE = 5.0
+# A frame that waits is only preprocessed where that takes at most this share of the time between frames: the rest is for
+# the source, which must be read in time or it gives frames that are old.
+_SPARE_SHARE = 0.25
 
 
 class Capture:
     """Frames from the source into a queue.
 
-    Where nothing is dropped, each frame is preprocessed here, beside the engine; else only those that the engine takes are,
-    by the thread that takes them.
+    Where nothing is dropped, each frame is preprocessed here, beside the engine. Where frames are dropped and one may wait, that
+    one is, while the engine is busy with another; so what the engine takes next is ready, and not later by that time. Where
+    preprocessing is too slow for that, and where more may wait, the thread that takes a frame preprocesses it.
 
     Args:
         source: closed at the end.
@@ -51,6 +56,11 @@ class Capture:
         self._report = report
         self._watchdog = watchdog
         self._ahead = strategy is Strategy.WAIT and not source.live
+        self._spare = strategy is Strategy.DROP_OLDEST and room == 1
+        self._preparing = threading.Lock()
+        # The last frame that was preprocessed while it waited, before and after (None: it cannot be used).
+        self._ready: tuple[Waiting, Waiting | None] | None = None
+        self._preparation = 0.0
         self._max_frames = max_frames
         self._queue = FrameQueue(room, strategy, self._count_drop)
         self._stopping = False
@@ -76,7 +86,7 @@ class Capture:
             items = self._queue.take(enough, patience, self._go_on)
             if not items:
                 break
-            prepared = [item if item.pixels is not None else self._prepare(item) for item in items]
+            prepared = [self._prepared(item) for item in items]
             if taken := [item for item in prepared if item is not None]:
                 return taken
         if not self._stopping and self._error is not None:
@@ -99,6 +109,26 @@ class Capture:
         self._watchdog.check()
         return not self._stopping
 
+    def _prepared(self, item: Waiting) -> Waiting | None:
+        """A frame as it was preprocessed while it waited, or else now."""
+        if item.pixels is not None:
+            return item
+        if self._spare:
+            with self._preparing:  # for the rest of its preprocessing, where that has begun
+                if self._ready is not None and self._ready[0] is item:
+                    return self._ready[1]
+        return self._prepare(item)
+
+    def _prepare_waiting(self, item: Waiting, interval: float) -> None:
+        """Preprocess a frame that waits, unless that would make the next one late."""
+        if self._preparation > interval * _SPARE_SHARE:
+            return
+        with self._preparing:
+            if self._queue.holds(item):
+                ready = self._prepare(item)
+                self._ready = item, ready
+                self._preparation = 0.0 if ready is None else ready.seconds
+
     def _count_drop(self) -> None:
         self._report.dropped += 1
 
@@ -106,7 +136,7 @@ class Capture:
         try:
             with self._source:
                 frames = iter(self._source)
-                count = 0
+                count, before = 0, -math.inf
                 while not self._stopping and count != self._max_frames:
                     start = time.perf_counter()
                     frame = next(frames, None)
@@ -121,6 +151,9 @@ class Capture:
                         item = self._prepare(item)
                     if item is not None:
                         self._queue.put(item)
+                        if self._spare:
+                            self._prepare_waiting(item, arrived - before)
+                    before = arrived
         except BaseException as error:
             self._error = error
         finally:

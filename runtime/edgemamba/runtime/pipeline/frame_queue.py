@@ -93,6 +93,11 @@ class FrameQueue:
             self._changed.notify_all()
         return items
 
+    def holds(self, item: Waiting) -> bool:
+        """Whether a frame still waits."""
+        with self._changed:
+            return any(waiting is item for waiting in self._waiting)
+
     def end(self) -> None:
         """No more frames will be put."""
         with self._changed:
