@@ -11,51 +11,62 @@ from rich.console import Console
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.runtime.volumes.card import Normalisation
+from edgemamba.train.commands.options import (
+    AUGMENTATION,
+    MACHINE,
+    MODEL,
+    OPTIMISATION,
+    Accelerator,
+    AsJson,
+    BatchSize,
+    Devices,
+    FewBatches,
+    Fields,
+    LeftRightFlips,
+    Optimiser,
+    Out,
+    PeakRate,
+    Precision,
+    Resume,
+    Schedule,
+    UpsideDownFlips,
+)
 from edgemamba.train.commands.train import parse_assignments
 from edgemamba.train.segmentation.scoring import SegmentationFigures
 from edgemamba.train.segmentation.settings import SegmentationSettings
 from edgemamba.train.segmentation.training import SegmentationResult, train_segmenter
 
-_MODEL = "Model"
 _VOLUMES = "Volumes"
-_OPTIMISATION = "Optimisation"
-_AUGMENTATION = "Augmentation"
-_MACHINE = "Machine"
 
 
 def segment(
     model: Annotated[str, typer.Option(help="A backbone, or `segmamba` for volumes; see `edgemamba models`.")],
     data: Annotated[str, typer.Option(help="A folder with images/ and masks/, or train/, val/ and test/ with both.")],
-    out: Annotated[str | None, typer.Option(help="Folder of the run; runs/MODEL by default.")] = None,
+    out: Out = None,
     epochs: Annotated[int, typer.Option()] = 100,
-    resume: Annotated[
-        str | None, typer.Option(metavar="auto|CKPT", help="Go on with a run: from its last.ckpt, or from a path.")
-    ] = None,
+    resume: Resume = None,
     val_fraction: Annotated[float | None, typer.Option(help="Hold this share of the pairs out for validation.")] = None,
-    head: Annotated[str, typer.Option(metavar="fpn|upernet", help="Of backbones.", rich_help_panel=_MODEL)] = "fpn",
-    head_dim: Annotated[int | None, typer.Option(help="Channels of the head.", rich_help_panel=_MODEL)] = None,
+    head: Annotated[str, typer.Option(metavar="fpn|upernet", help="Of backbones.", rich_help_panel=MODEL)] = "fpn",
+    head_dim: Annotated[int | None, typer.Option(help="Channels of the head.", rich_help_panel=MODEL)] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="N|HxW|DxHxW", help="Of the input, or of a volume's patches.", rich_help_panel=_MODEL),
+        typer.Option(metavar="N|HxW|DxHxW", help="Of the input, or of a volume's patches.", rich_help_panel=MODEL),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A field of the model's config.", rich_help_panel=_MODEL),
-    ] = None,
+    set_: Fields = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="Start from these weights, a segmenter's or a classifier's.", rich_help_panel=_MODEL),
+        typer.Option(help="Start from these weights, a segmenter's or a classifier's.", rich_help_panel=MODEL),
     ] = None,
     sampling: Annotated[
         str,
         typer.Option(
             metavar="resize|patches",
             help="Pictures resized to the input, or windows of it at their own resolution.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = "resize",
-    patches_per_case: Annotated[int, typer.Option(help="In an epoch.", rich_help_panel=_MODEL)] = 1,
-    overlap: Annotated[float, typer.Option(help="Of sliding windows.", rich_help_panel=_MODEL)] = 0.5,
+    patches_per_case: Annotated[int, typer.Option(help="In an epoch.", rich_help_panel=MODEL)] = 1,
+    overlap: Annotated[float, typer.Option(help="Of sliding windows.", rich_help_panel=MODEL)] = 0.5,
     modalities: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Of the channels, in order.", rich_help_panel=_VOLUMES)
     ] = None,
@@ -68,45 +79,41 @@ def segment(
             metavar="zscore_nonzero|zscore|none|LOW,HIGH", help="LOW,HIGH: a window.", rich_help_panel=_VOLUMES
         ),
     ] = "zscore_nonzero",
-    batch_size: Annotated[int, typer.Option(help="Of each device.", rich_help_panel=_OPTIMISATION)] = 8,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.", rich_help_panel=_OPTIMISATION)] = 5e-4,
-    weight_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 0.05,
-    opt: Annotated[str, typer.Option(help="Any optimiser of timm's.", rich_help_panel=_OPTIMISATION)] = "adamw",
-    sched: Annotated[str, typer.Option(help="Any schedule of timm's.", rich_help_panel=_OPTIMISATION)] = "cosine",
-    warmup_epochs: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 5,
-    drop_path: Annotated[float | None, typer.Option(help="Of backbones.", rich_help_panel=_OPTIMISATION)] = None,
+    batch_size: BatchSize = 8,
+    lr: PeakRate = 5e-4,
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 0.05,
+    opt: Optimiser = "adamw",
+    sched: Schedule = "cosine",
+    warmup_epochs: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 5,
+    drop_path: Annotated[float | None, typer.Option(help="Of backbones.", rich_help_panel=OPTIMISATION)] = None,
     freeze: Annotated[
         str | None,
-        typer.Option(metavar="N|all-but-head", help="Stages left as they are.", rich_help_panel=_OPTIMISATION),
+        typer.Option(metavar="N|all-but-head", help="Stages left as they are.", rich_help_panel=OPTIMISATION),
     ] = None,
-    ema: Annotated[
-        bool, typer.Option(help="Validate and keep a moving average.", rich_help_panel=_OPTIMISATION)
-    ] = True,
-    ema_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 0.9998,
+    ema: Annotated[bool, typer.Option(help="Validate and keep a moving average.", rich_help_panel=OPTIMISATION)] = True,
+    ema_decay: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 0.9998,
     monitor: Annotated[
-        str, typer.Option(metavar="dice|loss", help="What best.ckpt is best in.", rich_help_panel=_OPTIMISATION)
+        str, typer.Option(metavar="dice|loss", help="What best.ckpt is best in.", rich_help_panel=OPTIMISATION)
     ] = "dice",
     patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a better one.", rich_help_panel=_OPTIMISATION)
+        int | None, typer.Option(help="Stop after so many epochs without a better one.", rich_help_panel=OPTIMISATION)
     ] = None,
-    augment: Annotated[bool, typer.Option(help="Whether to augment at all.", rich_help_panel=_AUGMENTATION)] = True,
-    hflip: Annotated[float, typer.Option(help="Probability of left-right flips.", rich_help_panel=_AUGMENTATION)] = 0.5,
-    vflip: Annotated[float, typer.Option(help="Of upside-down flips.", rich_help_panel=_AUGMENTATION)] = 0.0,
-    rotate: Annotated[float, typer.Option(help="Largest angle, in degrees.", rich_help_panel=_AUGMENTATION)] = 15.0,
-    scale: Annotated[float, typer.Option(help="Largest change of size.", rich_help_panel=_AUGMENTATION)] = 0.2,
+    augment: Annotated[bool, typer.Option(help="Whether to augment at all.", rich_help_panel=AUGMENTATION)] = True,
+    hflip: LeftRightFlips = 0.5,
+    vflip: UpsideDownFlips = 0.0,
+    rotate: Annotated[float, typer.Option(help="Largest angle, in degrees.", rich_help_panel=AUGMENTATION)] = 15.0,
+    scale: Annotated[float, typer.Option(help="Largest change of size.", rich_help_panel=AUGMENTATION)] = 0.2,
     intensity: Annotated[
-        float, typer.Option(help="Largest change of contrast and brightness.", rich_help_panel=_AUGMENTATION)
+        float, typer.Option(help="Largest change of contrast and brightness.", rich_help_panel=AUGMENTATION)
     ] = 0.2,
-    noise: Annotated[float, typer.Option(rich_help_panel=_AUGMENTATION)] = 0.05,
-    precision: Annotated[str, typer.Option(metavar="32|bf16-mixed|16-mixed", rich_help_panel=_MACHINE)] = "32",
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...", rich_help_panel=_MACHINE)] = "auto",
-    devices: Annotated[str, typer.Option(help="How many, or which (0,2).", rich_help_panel=_MACHINE)] = "auto",
-    workers: Annotated[int, typer.Option(help="Loading processes of each device.", rich_help_panel=_MACHINE)] = 2,
-    seed: Annotated[int, typer.Option(rich_help_panel=_MACHINE)] = 0,
-    limit_train_batches: Annotated[
-        int | None, typer.Option(help="Stop epochs after so many batches (smoke tests).", rich_help_panel=_MACHINE)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    noise: Annotated[float, typer.Option(rich_help_panel=AUGMENTATION)] = 0.05,
+    precision: Precision = "32",
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    workers: Annotated[int, typer.Option(help="Loading processes of each device.", rich_help_panel=MACHINE)] = 2,
+    seed: Annotated[int, typer.Option(rich_help_panel=MACHINE)] = 0,
+    limit_train_batches: FewBatches = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a segmenter: any backbone with a head for pictures, or SegMamba for volumes.
 

@@ -12,6 +12,26 @@ from rich.console import Console
 from rich.table import Table
 
 from edgemamba.runtime.errors import TrainingError
+from edgemamba.train.commands.options import (
+    AUGMENTATION,
+    MACHINE,
+    MODEL,
+    OPTIMISATION,
+    Accelerator,
+    AsJson,
+    BatchSize,
+    Devices,
+    FewBatches,
+    Fields,
+    LeftRightFlips,
+    Optimiser,
+    Out,
+    PeakRate,
+    Precision,
+    Resume,
+    Schedule,
+    UpsideDownFlips,
+)
 from edgemamba.train.cross_validation import cross_validate
 from edgemamba.train.data import open_dataset
 from edgemamba.train.data.sheet_console import check_data
@@ -23,11 +43,7 @@ from edgemamba.train.training import TrainingResult
 from edgemamba.train.training import train as run_training
 
 _DATA = "Data"
-_MODEL = "Model"
-_OPTIMISATION = "Optimisation"
-_AUGMENTATION = "Augmentation"
 _FINE_TUNING = "Fine-tuning"
-_MACHINE = "Machine"
 
 # Options that are named otherwise than the fields that they set. Those that set none are not in the settings at all.
 _FIELDS = {
@@ -58,11 +74,9 @@ def train(
     print_settings: Annotated[
         bool, typer.Option("--print-settings", help="Show all settings and where each comes from, and stop.")
     ] = False,
-    out: Annotated[str | None, typer.Option(help="Folder of the run; runs/MODEL by default.")] = None,
+    out: Out = None,
     epochs: Annotated[int, typer.Option()] = 100,
-    resume: Annotated[
-        str | None, typer.Option(metavar="auto|CKPT", help="Go on with a run: from its last.ckpt, or from a path.")
-    ] = None,
+    resume: Resume = None,
     val_fraction: Annotated[
         float | None, typer.Option(help="Hold this share of each class out for validation, patients kept together.")
     ] = None,
@@ -93,62 +107,57 @@ def train(
         ),
     ] = False,
     image_size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Input size in pixels.", rich_help_panel=_MODEL)
+        str | None, typer.Option(metavar="N|HxW", help="Input size in pixels.", rich_help_panel=MODEL)
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A field of the model's config.", rich_help_panel=_MODEL),
-    ] = None,
+    set_: Fields = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Start from these weights, official or own.", rich_help_panel=_MODEL)
+        str | None, typer.Option(help="Start from these weights, official or own.", rich_help_panel=MODEL)
     ] = None,
-    drop_path: Annotated[float | None, typer.Option(help="Stochastic depth.", rich_help_panel=_MODEL)] = None,
-    batch_size: Annotated[int, typer.Option(help="Of each device.", rich_help_panel=_OPTIMISATION)] = 64,
+    drop_path: Annotated[float | None, typer.Option(help="Stochastic depth.", rich_help_panel=MODEL)] = None,
+    batch_size: BatchSize = 64,
     accumulate: Annotated[
-        int, typer.Option(help="Batches that make one update, as if they were one.", rich_help_panel=_OPTIMISATION)
+        int, typer.Option(help="Batches that make one update, as if they were one.", rich_help_panel=OPTIMISATION)
     ] = 1,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.", rich_help_panel=_OPTIMISATION)] = 5e-4,
+    lr: PeakRate = 5e-4,
     lr_batch: Annotated[
         int | None,
-        typer.Option(help="Pictures of an update that --lr is for; it scales linearly.", rich_help_panel=_OPTIMISATION),
+        typer.Option(help="Pictures of an update that --lr is for; it scales linearly.", rich_help_panel=OPTIMISATION),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 0.05,
-    opt: Annotated[str, typer.Option(help="Any optimiser of timm's.", rich_help_panel=_OPTIMISATION)] = "adamw",
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 0.05,
+    opt: Optimiser = "adamw",
     betas: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Of the optimiser.", rich_help_panel=_OPTIMISATION)
+        str | None, typer.Option(metavar="A,B", help="Of the optimiser.", rich_help_panel=OPTIMISATION)
     ] = None,
-    opt_eps: Annotated[float | None, typer.Option(help="Of the optimiser.", rich_help_panel=_OPTIMISATION)] = None,
-    sched: Annotated[str, typer.Option(help="Any schedule of timm's.", rich_help_panel=_OPTIMISATION)] = "cosine",
-    warmup_epochs: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 5,
-    min_lr: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 1e-5,
+    opt_eps: Annotated[float | None, typer.Option(help="Of the optimiser.", rich_help_panel=OPTIMISATION)] = None,
+    sched: Schedule = "cosine",
+    warmup_epochs: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 5,
+    min_lr: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 1e-5,
     milestones: Annotated[
         str | None,
         typer.Option(
-            metavar="E,F,...", help="Epochs at which multistep lowers the rate.", rich_help_panel=_OPTIMISATION
+            metavar="E,F,...", help="Epochs at which multistep lowers the rate.", rich_help_panel=OPTIMISATION
         ),
     ] = None,
     decay_rate: Annotated[
-        float, typer.Option(help="What it (and step) multiplies the rate by.", rich_help_panel=_OPTIMISATION)
+        float, typer.Option(help="What it (and step) multiplies the rate by.", rich_help_panel=OPTIMISATION)
     ] = 0.1,
     clip_grad: Annotated[
-        float, typer.Option(help="Largest norm of the gradient; 0 is off.", rich_help_panel=_OPTIMISATION)
+        float, typer.Option(help="Largest norm of the gradient; 0 is off.", rich_help_panel=OPTIMISATION)
     ] = 5.0,
-    label_smoothing: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 0.1,
+    label_smoothing: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 0.1,
     ema: Annotated[
-        bool, typer.Option(help="Validate and keep a moving average of the weights.", rich_help_panel=_OPTIMISATION)
+        bool, typer.Option(help="Validate and keep a moving average of the weights.", rich_help_panel=OPTIMISATION)
     ] = True,
-    ema_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMISATION)] = 0.9998,
+    ema_decay: Annotated[float, typer.Option(rich_help_panel=OPTIMISATION)] = 0.9998,
     monitor: Annotated[
-        str, typer.Option(metavar="top1|auc|loss", help="What best.ckpt is best in.", rich_help_panel=_OPTIMISATION)
+        str, typer.Option(metavar="top1|auc|loss", help="What best.ckpt is best in.", rich_help_panel=OPTIMISATION)
     ] = "top1",
     patience: Annotated[
-        int | None, typer.Option(help="End after so many epochs that were not the best.", rich_help_panel=_OPTIMISATION)
+        int | None, typer.Option(help="End after so many epochs that were not the best.", rich_help_panel=OPTIMISATION)
     ] = None,
     class_weights: Annotated[
         str,
-        typer.Option(
-            metavar="none|balanced|A,B,...", help="Of the classes in the loss.", rich_help_panel=_OPTIMISATION
-        ),
+        typer.Option(metavar="none|balanced|A,B,...", help="Of the classes in the loss.", rich_help_panel=OPTIMISATION),
     ] = "none",
     layer_decay: Annotated[
         float | None,
@@ -160,42 +169,40 @@ def train(
             metavar="N|all-but-head", help="Leave the stem and N stages as they are.", rich_help_panel=_FINE_TUNING
         ),
     ] = None,
-    mixup: Annotated[float, typer.Option(help="Alpha; 0 is off.", rich_help_panel=_AUGMENTATION)] = 0.0,
-    cutmix: Annotated[float, typer.Option(help="Alpha; 0 is off.", rich_help_panel=_AUGMENTATION)] = 0.0,
+    mixup: Annotated[float, typer.Option(help="Alpha; 0 is off.", rich_help_panel=AUGMENTATION)] = 0.0,
+    cutmix: Annotated[float, typer.Option(help="Alpha; 0 is off.", rich_help_panel=AUGMENTATION)] = 0.0,
     augment: Annotated[
-        bool, typer.Option(help="Whether to augment at all, mixup and cutmix aside.", rich_help_panel=_AUGMENTATION)
+        bool, typer.Option(help="Whether to augment at all, mixup and cutmix aside.", rich_help_panel=AUGMENTATION)
     ] = True,
     crop_scale: Annotated[
-        float, typer.Option(help="Smallest share of the area that a random crop keeps.", rich_help_panel=_AUGMENTATION)
+        float, typer.Option(help="Smallest share of the area that a random crop keeps.", rich_help_panel=AUGMENTATION)
     ] = 0.25,
-    hflip: Annotated[float, typer.Option(help="Probability of left-right flips.", rich_help_panel=_AUGMENTATION)] = 0.5,
-    vflip: Annotated[float, typer.Option(help="Of upside-down flips.", rich_help_panel=_AUGMENTATION)] = 0.0,
-    color_jitter: Annotated[float, typer.Option(rich_help_panel=_AUGMENTATION)] = 0.2,
+    hflip: LeftRightFlips = 0.5,
+    vflip: UpsideDownFlips = 0.0,
+    color_jitter: Annotated[float, typer.Option(rich_help_panel=AUGMENTATION)] = 0.2,
     auto_augment: Annotated[
         str | None,
-        typer.Option(help="A policy of timm's, e.g. rand-m9-mstd0.5-inc1.", rich_help_panel=_AUGMENTATION),
+        typer.Option(help="A policy of timm's, e.g. rand-m9-mstd0.5-inc1.", rich_help_panel=AUGMENTATION),
     ] = None,
-    random_erasing: Annotated[float, typer.Option(help="Probability.", rich_help_panel=_AUGMENTATION)] = 0.0,
-    precision: Annotated[str, typer.Option(metavar="32|bf16-mixed|16-mixed", rich_help_panel=_MACHINE)] = "32",
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...", rich_help_panel=_MACHINE)] = "auto",
-    devices: Annotated[str, typer.Option(help="How many, or which (0,2).", rich_help_panel=_MACHINE)] = "auto",
-    nodes: Annotated[int, typer.Option(help="Machines, under torchrun.", rich_help_panel=_MACHINE)] = 1,
+    random_erasing: Annotated[float, typer.Option(help="Probability.", rich_help_panel=AUGMENTATION)] = 0.0,
+    precision: Precision = "32",
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    nodes: Annotated[int, typer.Option(help="Machines, under torchrun.", rich_help_panel=MACHINE)] = 1,
     strategy: Annotated[
         str,
-        typer.Option(metavar="auto|ddp|fsdp", help="Whole models on the devices, or shares.", rich_help_panel=_MACHINE),
+        typer.Option(metavar="auto|ddp|fsdp", help="Whole models on the devices, or shares.", rich_help_panel=MACHINE),
     ] = "auto",
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Translate the model with torch.compile.", rich_help_panel=_MACHINE)
+        bool, typer.Option("--compile", help="Translate the model with torch.compile.", rich_help_panel=MACHINE)
     ] = False,
     checkpoint_minutes: Annotated[
-        float, typer.Option(help="Save last.ckpt within epochs this often; 0 is off.", rich_help_panel=_MACHINE)
+        float, typer.Option(help="Save last.ckpt within epochs this often; 0 is off.", rich_help_panel=MACHINE)
     ] = 10,
-    workers: Annotated[int, typer.Option(help="Decoding processes of each device.", rich_help_panel=_MACHINE)] = 2,
-    seed: Annotated[int, typer.Option(rich_help_panel=_MACHINE)] = 0,
-    limit_train_batches: Annotated[
-        int | None, typer.Option(help="Stop epochs after so many batches (smoke tests).", rich_help_panel=_MACHINE)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    workers: Annotated[int, typer.Option(help="Decoding processes of each device.", rich_help_panel=MACHINE)] = 2,
+    seed: Annotated[int, typer.Option(rich_help_panel=MACHINE)] = 0,
+    limit_train_batches: FewBatches = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a backbone for classification.
 
