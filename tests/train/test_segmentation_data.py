@@ -17,6 +17,8 @@ from training_toys import tiny, write_npz
 from edgemamba.runtime.errors import DataError, TrainingError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.runtime.volumes.card import VolumeCard
+from edgemamba.train.data.pictures import read_file
+from edgemamba.train.data.transforms import evaluation_transform
 from edgemamba.train.segmentation.augmenting import Augmenter
 from edgemamba.train.segmentation.cases import Case, PictureCases, VolumeCases, count_classes
 from edgemamba.train.segmentation.masks import read_mask_picture, resize_mask
@@ -96,6 +98,21 @@ def test_a_picture_keeps_its_place_when_it_is_resized(tmp_path: Path) -> None:
     assert (bright != (whole.labels == 1)).mean() < 0.02
     same = PictureCases([pair], 2, recipe.model_copy(update={"size": (32, 32)}), resize=False).read(0)
     assert np.array_equal(same.pixels[0].numpy() > 0.5, mask == 1)
+
+
+def test_dicom_files_are_read_as_the_device_reads_them(tmp_path: Path) -> None:
+    source = Path(pytest.importorskip("pydicom.data").get_testdata_file("CT_small.dcm"))
+    mask = np.zeros((128, 128), np.uint8)
+    mask[40:80, 50:90] = 1
+    write_pair(tmp_path, "slice", mask, mask)
+    (tmp_path / "images/slice.png").unlink()
+    (tmp_path / "images/slice.dcm").write_bytes(source.read_bytes())
+    recipe = Preprocessing(size=(64, 64), resize="squash", dtype="uint16")
+    pair = Pair("slice", tmp_path / "images/slice.dcm", tmp_path / "masks/slice.png")
+    case = PictureCases([pair], 2, recipe, resize=True).read(0)
+    assert torch.equal(case.pixels, evaluation_transform(recipe)(read_file(source)))
+    assert case.labels[32, 32] == 1
+    assert case.truth.shape == (128, 128)
 
 
 def test_a_volume_and_its_mask_are_turned_and_resampled_together(tmp_path: Path) -> None:
