@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# run.sh on a machine that has PyTorch, a C++ compiler and nvcc, but neither edgemamba nor a network: installs this checkout and
-# what lies in a folder that was carried there, then runs everything. What was installed stays for the next call.
+# run.sh on a machine that has PyTorch, a C++ compiler, nvcc, ninja, scikit-build-core, pytest-timeout and einops (the peer's), but
+# neither edgemamba nor a network: installs this checkout and what lies in a folder that was carried there, then runs everything.
+# What was installed stays for the next call.
 #   benchmarks/gpu/bare.sh FOLDER --prepare-only      # a few minutes, most of them the peer's
 #   benchmarks/gpu/bare.sh FOLDER [FOLDER FOR THE JSON]
 # FOLDER, filled where there is a network:

@@ -7,7 +7,7 @@ after it, the sum of the directions. Its delta, B and C are handed to it in the 
 mamba_ssm cannot be imported the ratio is left out, and the table says so.
 
 The limit is the larger of two times. Bytes: every input and the output once, over the measured copy bandwidth.
-Arithmetic: a state takes 4 fused multiply-adds or products and one 2^x, of which the best share goes to the FMA pipe at 9
+Arithmetic: a state takes 4 fused multiply-adds or products and one 2^x, of which the best share goes to the FMA pipe at 8
 more instructions each (kernels/cuda/NOTES.md), over the measured rates of the two pipes; the rest of a step is not counted.
 """
 
@@ -28,7 +28,7 @@ from edgemamba.runtime import native, native_cuda
 from edgemamba.runtime.native import TensorView
 
 STATES = 16
-FMA_PER_STATE, FMA_PER_POLYNOMIAL = 4, 9
+FMA_PER_STATE, FMA_PER_POLYNOMIAL = 4, 8
 LEAST_RATIO, LEAST_SHARE_OF_BOUND = 1.5, 0.60
 NUMBERS = {torch.float16: native.FLOAT16, torch.float32: native.FLOAT32, torch.int32: native.INT32}
 

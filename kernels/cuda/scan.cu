@@ -27,12 +27,12 @@ __device__ __forceinline__ long long item() {
 // fits, but by reusing ten registers all through the step, so that a warp waits for itself.
 #define EM_BLOCKS(n) ((n) <= 16 ? 3 : 2)
 
-#define EM_SCAN(type, name, n)                                                                                  \
-  extern "C" __global__ void __launch_bounds__(kMaxThreads, EM_BLOCKS(n)) scan_##name##_##n(const ScanArgs s) {               \
-    run<type, n, false>(s);                                                                                     \
-  }                                                                                                             \
-  extern "C" __global__ void __launch_bounds__(kMaxThreads, EM_BLOCKS(n)) local_##name##_##n(const ScanArgs s) {              \
-    run<type, n, true>(s);                                                                                      \
+#define EM_SCAN(type, name, n)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(kMaxThreads, EM_BLOCKS(n)) scan_##name##_##n(const ScanArgs s) {  \
+    run<type, n, false>(s);                                                                                      \
+  }                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(kMaxThreads, EM_BLOCKS(n)) local_##name##_##n(const ScanArgs s) { \
+    run<type, n, true>(s);                                                                                       \
   }
 
 #define EM_REDUCE(type, name, width)                                                                            \

@@ -115,7 +115,12 @@ void check_configuration(const Layer& layer, const Subject& subject) {
     const size_t whole = layer.build->getWorkspaceSize(range.data(), kInputCount, &range[8], 1);
     const Ranges narrow = describe_range(least, usual, usual, type);
     const size_t part = layer.build->getWorkspaceSize(narrow.data(), kInputCount, &narrow[8], 1);
-    check(part <= whole && whole < (size_t{1} << 32), "workspace: %zu bytes up to P=12, %zu up to P=4096", part, whole);
+    Extents loose = most;
+    loose.S = 2 * most.P;
+    const Ranges beyond = describe_range(least, usual, loose, type);
+    check(part <= whole && whole < (size_t{1} << 32) &&
+              layer.build->getWorkspaceSize(beyond.data(), kInputCount, &beyond[8], 1) == whole,
+          "workspace: %zu bytes up to P=12, %zu up to P=4096, as many where S alone has a looser bound", part, whole);
   }
   Ranges bad = describe_range(least, usual, most, DataType::kFLOAT);
   bad[2].opt.d[1] += 1;

@@ -36,7 +36,10 @@ size_t need(const Extents& e, int32_t algorithm) {
 
 size_t workspace_for(const nvinfer1::DynamicPluginTensorDesc* inputs) noexcept {
   const auto at = [&](nvinfer1::Dims nvinfer1::DynamicPluginTensorDesc::* bound) {
-    return extents_of(inputs[kDelta].*bound, inputs[kA].*bound, inputs[kOrder].*bound, inputs[kU].desc.type);
+    Extents e = extents_of(inputs[kDelta].*bound, inputs[kA].*bound, inputs[kOrder].*bound, inputs[kU].desc.type);
+    // Bounds are found one by one: those of `order` may be looser than those of the positions, which no call exceeds.
+    e.steps = std::min(e.steps, e.positions);
+    return e;
   };
   using Desc = nvinfer1::DynamicPluginTensorDesc;
   const Extents least = at(&Desc::min), most = at(&Desc::max);

@@ -14,6 +14,7 @@ from edgemamba.export.graph import strip_functions
 from edgemamba.runtime import native
 from edgemamba.runtime.bundle import MODEL, Bundle
 from edgemamba.runtime.engines import available, load
+from edgemamba.runtime.engines.cuda_ort import OrtCudaEngine
 from edgemamba.runtime.engines.ort import OrtCpuEngine, OrtFunctionEngine, make_session
 from edgemamba.runtime.errors import EngineError, MissingExtraError, NativeLibraryError
 
@@ -51,6 +52,22 @@ def test_describes_itself(bundle: Bundle, backend: str) -> None:
     assert facts["threads"] == 2
     assert facts["onnxruntime"]
     assert ("isa" in facts) == (backend == "ort-cpu")
+
+
+def test_stand_in_for_cuda_float32_stays_float32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a session on a GPU: TF32, the CUDA provider's default, would miss the bar for float32."""
+    asked = []
+
+    class StandInSession:
+        def __init__(self, *_: object, providers: list[str | tuple[str, dict[str, str]]]) -> None:
+            asked.extend(providers)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", StandInSession)
+    OrtCudaEngine(bundle).close()
+    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

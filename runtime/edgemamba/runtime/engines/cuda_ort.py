@@ -7,7 +7,8 @@ a frame is copied into the same device memory each time, and the logits are the 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ class OrtCudaEngine(OrtEngine):
     kernel = True
     # Shapes and other small integers are computed on the CPU, beside the GPU.
     providers = (_PROVIDER, "CPUExecutionProvider")
+    # On by default. TF32 keeps ten bits of the mantissa: past what `edgemamba verify` allows a float32 bundle.
+    provider_options: ClassVar[Mapping[str, str]] = {"use_tf32": "0"}
 
     def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
         ort = require("onnxruntime")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +38,7 @@ def make_session(
     profile: str | Path | None = None,
     folder: str | Path | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    provider_options: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session, on the CPU unless told otherwise, set up for low latency.
 
@@ -53,6 +54,7 @@ def make_session(
             process shares the cores, as on a device they do.
         folder: of weights that are not in a serialised model; those of a file are beside it.
         providers: ONNX Runtime's execution providers, best first. It passes over those that do not load, without a word.
+        provider_options: of the first of them.
         profile: where given, the prefix of a Chrome trace that ``session.end_profiling()`` writes.
 
     Raises:
@@ -81,7 +83,8 @@ def make_session(
             options.add_session_config_entry(_THREADS_OPTION, str(threads))
             options.register_custom_ops_library(str(native.library_path()))
         source = model if isinstance(model, bytes) else str(model)
-        return ort.InferenceSession(source, options, providers=list(providers))
+        first, *others = providers
+        return ort.InferenceSession(source, options, providers=[(first, dict(provider_options or {})), *others])
     except Exception as error:  # pybind11 makes a class of its own for each status code, with no common base
         name = "the model" if isinstance(model, bytes) else str(model)
         raise EngineError(f"ONNX Runtime {ort.__version__} refuses {name}: {reason(error)}") from error
@@ -92,11 +95,16 @@ class OrtEngine(Engine):
 
     kernel: ClassVar[bool]
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
+    provider_options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
         super().__init__(bundle, threads=threads or usable_threads())
         self._session: onnxruntime.InferenceSession | None = make_session(
-            bundle.file(MODEL), kernel=self.kernel, threads=self.threads, providers=self.providers
+            bundle.file(MODEL),
+            kernel=self.kernel,
+            threads=self.threads,
+            providers=self.providers,
+            provider_options=self.provider_options,
         )
 
     @classmethod
