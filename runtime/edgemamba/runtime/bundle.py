@@ -27,6 +27,7 @@ from edgemamba.runtime.errors import BundleError
 from edgemamba.runtime.operator import DOMAIN, OP_TYPE, OP_VERSION
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.runtime.volumes.card import MOST_LABELS, VolumeCard
+from edgemamba.runtime.whole_files import write_whole
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -335,9 +336,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` so that a reader sees the old one or the new one, never half of it."""
-    temporary = folder / f".{MANIFEST}.tmp"
-    temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, f"{manifest.model_dump_json(indent=2)}\n".encode())
 
 
 def sha256(path: Path) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from edgemamba.runtime.dicom_network.spool import sync_folder
 from edgemamba.runtime.errors import TrainingError
+from edgemamba.runtime.whole_files import whole_file
 
-_PART = ".part"
 #: The numbers of errors that mean that there is no room: disk, quota, largest file.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -38,15 +37,10 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     Raises:
         TrainingError: it cannot be written; the one before it is as it was.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save ends the file after a failed write too, and fails at that with an error of its own.
         reason = error if isinstance(error, OSError) else error.__context__
@@ -56,12 +50,3 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
             f"{path} cannot be written: {reason.strerror}; the checkpoint before it is intact: make room, then go on with "
             "--resume auto"
         ) from None
-    finally:
-        # Of a write that failed or was interrupted; a whole one has moved.
-        part.unlink(missing_ok=True)
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what writes that were killed have left in a folder of checkpoints."""
-    for part in folder.glob(f".*.ckpt.*{_PART}"):
-        part.unlink(missing_ok=True)

@@ -19,8 +19,9 @@ from timm.optim import list_optimizers
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.runtime.extras import require
+from edgemamba.runtime.whole_files import remove_parts
 from edgemamba.train.averaging import MovingAverage
-from edgemamba.train.checkpoint_writing import NO_ROOM, AtomicCheckpoints, remove_parts
+from edgemamba.train.checkpoint_writing import NO_ROOM, AtomicCheckpoints
 from edgemamba.train.distribution import is_lost_peer, trainer_options
 from edgemamba.train.history import History
 from edgemamba.train.interruption import SaveWithinEpoch
@@ -122,7 +123,7 @@ def fit(
             check_resumable(checkpoint, settings, module.class_names, trainer.world_size)
         if trainer.is_global_zero:
             introduce(trainer)
-            remove_parts(settings.checkpoints)
+            remove_parts(settings.checkpoints, "*.ckpt")
         try:
             with within.installed():
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from edgemamba.runtime.engines.tensorrt_library import tidy
+from edgemamba.runtime.whole_files import write_whole
 
 # ILogger's severities: internal error, error, warning.
 _INTERNAL_ERROR, _ERROR, _WARNING = 0, 1, 2
@@ -101,7 +102,7 @@ def build(request: Request, emit: Callable[[dict[str, Any]], None]) -> dict[str,
         raise BuildError(logger.reason("the build failed"))
     Path(request.engine).write_bytes(plan)
     if cache is not None:
-        _write_cache(cache, Path(request.timing_cache))
+        write_whole(Path(request.timing_cache), bytes(cache.serialize()))
     return {
         "version": trt.__version__,
         "layers": network.num_layers,
@@ -177,12 +178,6 @@ def _read_cache(config: Any, path: str) -> Any:
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise BuildError(f"the timing cache {path} is of another TensorRT or GPU; name a new file")
     return cache
-
-
-def _write_cache(cache: Any, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(cache.serialize())
-    temporary.replace(path)
 
 
 def _monitor(trt: Any, emit: Callable[[dict[str, Any]], None]) -> Any:

@@ -17,8 +17,8 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from edgemamba.runtime.dicom_network.spool import sync_folder
 from edgemamba.runtime.errors import EdgeMambaError
+from edgemamba.runtime.whole_files import remove_parts, write_whole
 
 LOGGER = logging.getLogger("edgemamba.runtime")
 
@@ -78,8 +78,7 @@ class Outbox:
                 (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = (folder / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for torso in (folder / "waiting").glob("*.part"):
-                torso.unlink(missing_ok=True)
+            remove_parts(folder / "waiting")
             self._waiting = sorted((folder / "waiting").glob("*.dcm"))
             self._used = sum(path.stat().st_size for path in self._waiting)
         except BlockingIOError:
@@ -114,7 +113,7 @@ class Outbox:
             return False
         path = self.folder / "waiting" / f"{time.time_ns():020d}-{next(self._numbers):06d}.dcm"
         try:
-            write_whole(path, data)
+            write_whole(path, data, private=True)
         except OSError:
             with self._changed:
                 self._used -= len(data)
@@ -195,22 +194,3 @@ class Outbox:
             self._used -= size
             self.sent += sent
             self.refused += not sent
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name whole and synced, or not at all; readable by its owner only.
-
-    Raises:
-        OSError: it cannot be written; nothing is left.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

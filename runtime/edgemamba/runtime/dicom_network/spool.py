@@ -21,6 +21,7 @@ from pathlib import Path
 
 from edgemamba.runtime.dicom_network.pseudonyms import pseudonym
 from edgemamba.runtime.errors import EdgeMambaError
+from edgemamba.runtime.whole_files import sync_folder
 
 _UNREADABLE_KEPT = 100
 
@@ -215,16 +216,3 @@ class Spool:
 
 def _pseudonym_of(path: Path) -> str:
     return path.stem.rpartition("-")[2]
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the folder's entries to disk, so that a rename survives a power cut.
-
-    Raises:
-        OSError: it cannot be synced.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

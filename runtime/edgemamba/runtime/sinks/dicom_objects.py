@@ -25,7 +25,7 @@ from edgemamba.runtime.dicom_network.addresses import (
     parse_dimse,
     state_folder,
 )
-from edgemamba.runtime.dicom_network.outbox import Outbox, Sender, write_whole
+from edgemamba.runtime.dicom_network.outbox import Outbox, Sender
 from edgemamba.runtime.dicom_network.quiet import quiet
 from edgemamba.runtime.dicom_network.references import reference
 from edgemamba.runtime.errors import SinkError, SourceError
@@ -39,6 +39,7 @@ from edgemamba.runtime.sinks.dicom_capture import make_capture
 from edgemamba.runtime.sinks.dicom_report import Finding, make_report
 from edgemamba.runtime.sources.base import Source
 from edgemamba.runtime.sources.pictures import looks_like_dicom
+from edgemamba.runtime.whole_files import remove_parts, write_whole
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -181,8 +182,7 @@ class DicomSink(Sink):
         if self._outbox is None:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                for torso in self.path.glob("s[rc]-*.dcm.part"):  # of a run that was killed
-                    torso.unlink(missing_ok=True)
+                remove_parts(self.path, "s[rc]-*.dcm")
             except OSError as error:
                 raise SinkError(f"{self.path} cannot be made a folder: {error.strerror}") from None
         self._is_open = True
@@ -311,7 +311,7 @@ class DicomSink(Sink):
                     return
             else:
                 name = f"{kind}-{index:06d}-{hashed(source.SOPInstanceUID).removeprefix('uid-')}.dcm"
-                write_whole(self.path / name, buffer.getvalue())
+                write_whole(self.path / name, buffer.getvalue(), private=True)
         except OSError as error:
             raise SinkError(f"{self.path} cannot be written: {error.strerror}") from None
         self._written[kind] += 1

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edgemamba.runtime import __version__
 from edgemamba.runtime.dicom_geometry import geometry
-from edgemamba.runtime.dicom_network.outbox import write_whole
 from edgemamba.runtime.dicom_network.quiet import quiet
 from edgemamba.runtime.dicom_network.references import made_when, reference, state_method
 from edgemamba.runtime.errors import SinkError
@@ -22,6 +21,7 @@ from edgemamba.runtime.sinks.dicom_report import SCHEME, class_code
 from edgemamba.runtime.volumes.card import Code, SegmentCodes
 from edgemamba.runtime.volumes.segmenting import LabelFigures, Segmentation
 from edgemamba.runtime.volumes.series import Plane
+from edgemamba.runtime.whole_files import write_whole
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,7 +50,7 @@ def write_segmentation(
     buffer = io.BytesIO()
     written.save_as(buffer, enforce_file_format=True)
     try:
-        write_whole(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue(), private=True)
     except OSError as error:
         raise SinkError(f"{path} cannot be written: {error.strerror or error}") from None
 

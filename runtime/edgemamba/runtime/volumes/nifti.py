@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemamba.runtime.dicom_network.outbox import write_whole
 from edgemamba.runtime.errors import SinkError, SourceError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.volumes.grids import Grid
+from edgemamba.runtime.whole_files import write_whole
 
 __all__ = ["NIFTI_SUFFIXES", "NiftiVolumes", "is_nifti", "read_nifti", "write_nifti_mask"]
 
@@ -160,6 +160,6 @@ def write_nifti_mask(path: Path, mask: NDArray[np.uint8], grid: Grid, codes: tup
             file.write(data)
         data = packed.getvalue()
     try:
-        write_whole(path, data)
+        write_whole(path, data, private=True)
     except OSError as error:
         raise SinkError(f"{path} cannot be written: {error.strerror or error}") from None

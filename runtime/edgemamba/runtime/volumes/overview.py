@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemamba.runtime.dicom_network.outbox import write_whole
 from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.volumes.grids import Turn
 from edgemamba.runtime.volumes.segmenting import Segmentation
+from edgemamba.runtime.whole_files import write_whole
 
 __all__ = ["colours", "overview", "write_overview"]
 
@@ -45,7 +45,7 @@ def write_overview(path: Path, result: Segmentation, include_phi: bool) -> None:
     try:
         if not done:
             raise OSError("the picture cannot be encoded")
-        write_whole(path, png.tobytes())
+        write_whole(path, png.tobytes(), private=True)
     except OSError as error:
         raise SinkError(f"{path} cannot be written: {error.strerror or error}") from None
 

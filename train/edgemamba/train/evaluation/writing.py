@@ -12,6 +12,7 @@ from typing import Any
 from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.privacy import without_uids
 from edgemamba.runtime.sinks.table import plain_text
+from edgemamba.runtime.whole_files import write_whole
 from edgemamba.train.evaluation.predicting import Outcome
 
 REPORT = "evaluation.json"
@@ -53,10 +54,7 @@ def write_predictions(outcome: Outcome, class_names: Sequence[str], path: Path) 
 
 
 def _write(path: Path, text: str) -> None:
-    """So that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise SinkError(f"{path} cannot be written: {error.strerror}") from None
