@@ -57,6 +57,18 @@ def test_modalities_by_order_by_name_and_along_the_fourth_axis(tmp_path: Path) -
         assert (study.channels[0].transpose(2, 1, 0) == values).all()
 
 
+def test_a_series_and_nifti_of_one_scan_go_together(tmp_path: Path) -> None:
+    """By the places of their voxels; the converter turned the axes, and let rows run the other way."""
+    values = shapes()
+    write_series(tmp_path / "ct", values)
+    other = affine_of()
+    other[:3, 3] += other[:3, 1] * (values.shape[1] - 1)
+    other[:3, 1] *= -1
+    nifti = write_nifti(tmp_path / "ct.nii.gz", values[:, ::-1] + 7, other)
+    study = read_volumes([str(tmp_path / "ct"), str(nifti)], ("t1", "t2"))
+    assert (study.channels[1] == study.channels[0] + 7).all()
+
+
 def test_modalities_that_do_not_fit(tmp_path: Path) -> None:
     values = shapes()
     write_series(tmp_path / "a", values)

@@ -29,6 +29,7 @@ from edgemamba.runtime.bundle import Bundle, read_manifest
 from edgemamba.runtime.engines import load
 from edgemamba.runtime.errors import BundleError, EngineError
 from edgemamba.runtime.volumes.card import Code, Normalisation, SegmentCodes, VolumeCard
+from edgemamba.runtime.volumes.nifti import read_nifti, write_nifti_mask
 from edgemamba.runtime.volumes.overview import colours
 from edgemamba.runtime.volumes.reading import read_volumes
 from edgemamba.runtime.volumes.segmenting import segment
@@ -130,6 +131,43 @@ def test_nifti_and_series_give_the_same_mask(bundle: Path, run: Run, tmp_path: P
         source.header["qform_code"],
     )
     assert (np.asarray(mask.dataobj).transpose(2, 1, 0) == labels_of(values)).all()
+
+
+@pytest.mark.parametrize("codes", [(4, 1), (0, 1), (2, 0), (0, 0)], ids=str)
+def test_a_mask_states_its_place_as_its_source_does(codes: tuple[int, int], tmp_path: Path) -> None:
+    """Programs differ in whether they believe the sform or the qform; the two may differ, as after a registration."""
+    turned = np.diag([0.9, 1.0, 3.0, 1.0])
+    turned[:3, :3] = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]]) @ turned[:3, :3]
+    straight = np.diag([-0.9, 1.0, 3.0, 1.0])
+    straight[:3, 3] = (50, -60, 9)
+    image = nib.Nifti1Image(shapes(), turned if any(codes) else None)
+    if any(codes):
+        image.set_qform(straight, codes[1])
+        image.set_sform(turned, codes[0])
+    nib.save(image, tmp_path / "a.nii")
+    read = read_nifti(tmp_path / "a.nii", 1)
+    mask = np.zeros(read.grid.shape, np.uint8)
+    write_nifti_mask(tmp_path / "m.nii", mask, read.grid, read.forms, flip_axes=False)
+    source, made = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "m.nii")
+    np.testing.assert_allclose(made.affine, source.affine, atol=1e-5)
+    for form in ("get_sform", "get_qform"):
+        wanted, got = (getattr(header, form)(coded=True) for header in (source.header, made.header))
+        assert got[1] == wanted[1]
+        if wanted[1]:
+            np.testing.assert_allclose(got[0], wanted[0], atol=1e-5)
+    np.testing.assert_allclose(made.header.get_zooms(), source.header.get_zooms(), atol=1e-5)
+
+
+def test_slices_of_no_stated_thickness(bundle: Path, run: Run, tmp_path: Path) -> None:
+    """Slice Thickness may be empty in a series (type 2), and in no segmentation; readers refuse one that lacks it."""
+    values = shapes()
+    write_series(tmp_path / "ct", values, SliceThickness=None)
+    code, _, err = run("-s", tmp_path / "ct", "-o", tmp_path / "m.seg.dcm", bundle=bundle)
+    assert code == 0, err
+    measures = hd.seg.segread(tmp_path / "m.seg.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == pytest.approx(STEPS[0])
+    assert (seg_labels(tmp_path / "m.seg.dcm", len(values), values.shape[1:], affine_of()) == labels_of(values)).all()
+    dciodvfy(tmp_path / "m.seg.dcm")
 
 
 def test_an_enhanced_file_becomes_a_segmentation_of_its_frames(bundle: Path, run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from runtime.volume_files import OBLIQUE, affine_of, labels_of, shapes, write_nifti, write_series
 from segmentation_toys import discs, tiny_segmentation, write_discs, write_pair
 from training_toys import tiny, write_npz
 
@@ -135,6 +136,20 @@ def test_a_volume_and_its_mask_are_turned_and_resampled_together(tmp_path: Path)
     assert fine.pixels.shape[1:] == fine.labels.shape == (24, 48, 40)
     assert fine.truth.shape == (12, 24, 20)
     assert ((fine.pixels[0].numpy() > 0.5) != (fine.labels == 1)).mean() < 0.01
+
+
+def test_a_series_takes_a_mask_that_was_drawn_on_its_conversion(tmp_path: Path) -> None:
+    """NIfTI's axes are not DICOM's, and a converter may turn rows around: places decide, not indices."""
+    values = shapes((10, 24, 20))
+    write_series(tmp_path / "ct", values, cosines=OBLIQUE)
+    turned = affine_of(OBLIQUE)
+    turned[:3, 3] += turned[:3, 1] * 23
+    turned[:3, 1] *= -1
+    mask = write_nifti(tmp_path / "ct.nii.gz", labels_of(values)[:, ::-1], turned)
+    card = VolumeCard(modalities=("ct",), patch=(8, 8, 8), normalisation=({"kind": "none"},))
+    case = VolumeCases([Pair("ct", tmp_path / "ct", mask)], 3, card).read(0)
+    assert np.array_equal(case.truth, labels_of(case.pixels[0].numpy()))
+    assert sorted(case.truth.shape) == [10, 20, 24]
 
 
 @pytest.mark.parametrize("axes", [2, 3])

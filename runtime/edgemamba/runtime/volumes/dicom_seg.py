@@ -123,7 +123,7 @@ def make_segmentation(
 def _sources(planes: Sequence[Plane], include_phi: bool) -> list[Dataset]:
     """The instances as highdicom wants them: slice after slice, or one multi-frame file."""
     if len({plane.path for plane in planes}) == len(planes):
-        return [_source(plane, include_phi) for plane in planes]
+        return [_source(plane, _distance(planes), include_phi) for plane in planes]
     if len({plane.path for plane in planes}) > 1:
         raise ValueError(
             "its slices are spread over several multi-frame files; give one of them, or write a .nii.gz mask"
@@ -143,12 +143,23 @@ def _with_place(header: Dataset, include_phi: bool) -> Dataset:
     return source
 
 
-def _source(plane: Plane, include_phi: bool) -> Dataset:
+def _distance(planes: Sequence[Plane]) -> float:
+    """From one slice to the next, in mm."""
+    return float(np.linalg.norm(np.subtract(planes[1].position, planes[0].position)))
+
+
+def _thickness(plane: Plane, distance: float) -> float:
+    """Of the slices. The element may be empty in their files, but not in a segmentation's; then slices touch each other."""
+    thickness = geometry(plane.header, plane.frame).get("slice_thickness")
+    return distance if thickness is None else float(thickness)
+
+
+def _source(plane: Plane, distance: float, include_phi: bool) -> Dataset:
     source = _with_place(plane.header, include_phi)
     source.ImagePositionPatient = list(plane.position)
     source.ImageOrientationPatient = list(plane.cosines)
     source.PixelSpacing = list(plane.spacing)
-    source.SliceThickness = geometry(plane.header).get("slice_thickness")
+    source.SliceThickness = _thickness(plane, distance)
     return source
 
 
@@ -162,10 +173,8 @@ def _multi_frame(planes: Sequence[Plane], include_phi: bool) -> Dataset:
     orientation, measures = Dataset(), Dataset()
     orientation.ImageOrientationPatient = list(planes[0].cosines)
     measures.PixelSpacing = list(planes[0].spacing)
-    thickness = geometry(planes[0].header, 0).get("slice_thickness")
-    distance = float(np.linalg.norm(np.subtract(planes[1].position, planes[0].position)))
-    measures.SliceThickness = thickness if thickness is not None else distance
-    measures.SpacingBetweenSlices = distance
+    measures.SpacingBetweenSlices = _distance(planes)
+    measures.SliceThickness = _thickness(planes[0], measures.SpacingBetweenSlices)
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
     source.SharedFunctionalGroupsSequence = [shared]
     frames = []

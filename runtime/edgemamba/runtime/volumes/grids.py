@@ -120,6 +120,15 @@ class Turn:
             flips.append(found[axis] != letter)
         return cls((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
 
+    @classmethod
+    def onto(cls, grid: Grid, target: Grid) -> Turn | None:
+        """The turn after which the voxels of ``grid`` lie, index by index, where those of ``target`` do; None without one.
+
+        The same scan has other axes as DICOM than as NIfTI, and other directions after other converters.
+        """
+        turn = cls.to(grid, target.orientation)
+        return turn if turn.grid(grid).same_as(target) else None
+
     def apply(self, values: NDArray[S]) -> NDArray[S]:
         """Turn the last three axes; a view."""
         lead = values.ndim - 3

@@ -18,7 +18,7 @@ from edgemamba.runtime.extras import require
 from edgemamba.runtime.volumes.grids import Grid
 from edgemamba.runtime.whole_files import write_whole
 
-__all__ = ["NIFTI_SUFFIXES", "NiftiVolumes", "is_nifti", "read_nifti", "write_nifti_mask"]
+__all__ = ["NIFTI_SUFFIXES", "NiftiForms", "NiftiVolumes", "is_nifti", "read_nifti", "write_nifti_mask"]
 
 LOGGER = logging.getLogger("edgemamba.runtime")
 
@@ -33,18 +33,33 @@ _SCANNER = 1  # the code of NIFTI_XFORM_SCANNER_ANAT
 
 
 @dataclass(frozen=True)
+class NiftiForms:
+    """How a file states where it lies, twice or not at all. Programs differ in which statement they believe, so a mask makes
+    the same ones as its source, and lies over it in all of them.
+
+    Attributes:
+        sform, qform: codes of the two statements; 0 of one that is not made.
+        placed: float64 (4, 4), the qform's: indices -> RAS mm; None where there is none.
+    """
+
+    sform: int = _SCANNER
+    qform: int = 0
+    placed: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
 class NiftiVolumes:
     """What a file holds.
 
     Attributes:
         channels: float32 (X, Y, Z), one for each volume of a fourth axis.
         grid: of them; the axes are the file's.
-        codes: its sform and qform codes, which a mask of it repeats.
+        forms: what it says of its place.
     """
 
     channels: tuple[NDArray[np.float32], ...]
     grid: Grid
-    codes: tuple[int, int]
+    forms: NiftiForms
 
 
 def is_nifti(path: Path) -> bool:
@@ -67,21 +82,30 @@ def read_nifti(path: Path, channels: int) -> NiftiVolumes:
         if count not in (1, channels):
             raise SourceError(f"{path}: it holds {count} volumes; the model takes {channels}")
         image = nib.load(path)
+        unit = _UNITS[image.header.get_xyzt_units()[0]]
         affine = _MIRROR @ np.asarray(image.affine, np.float64)
-        affine[:3] *= _UNITS[image.header.get_xyzt_units()[0]]
+        affine[:3] *= unit
         grid = Grid(shape, affine)
         grid.check(str(path))
         volumes = tuple(_values(image, shape, index, path) for index in range(count))
-        codes = int(image.header["sform_code"]), int(image.header["qform_code"])
+        forms = _forms(image.header, unit)
     except SourceError:
         raise
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # any parser may stumble over damaged bytes
         raise SourceError(f"{path}: this is no NIfTI file, or it is damaged ({type(error).__name__})") from None
-    if not any(codes):
+    if not (forms.sform or forms.qform):
         LOGGER.warning("%s states no orientation (its sform and qform codes are 0); NIfTI's default is taken", path)
-    return NiftiVolumes(volumes, grid, codes)
+    return NiftiVolumes(volumes, grid, forms)
+
+
+def _forms(header: Any, unit: float) -> NiftiForms:
+    placed, code = header.get_qform(coded=True)
+    if placed is not None:
+        placed = np.asarray(placed, np.float64)
+        placed[:3] *= unit
+    return NiftiForms(int(header["sform_code"]), int(code), placed)
 
 
 def _header(nib: Any, path: Path) -> Any:
@@ -131,14 +155,14 @@ def _values(image: Any, shape: tuple[int, int, int], index: int, path: Path) -> 
     return values
 
 
-def write_nifti_mask(path: Path, mask: NDArray[np.uint8], grid: Grid, codes: tuple[int, int], flip_axes: bool) -> None:
+def write_nifti_mask(path: Path, mask: NDArray[np.uint8], grid: Grid, forms: NiftiForms, flip_axes: bool) -> None:
     """Write a mask beside its source: same shape, same place, uint8.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
         mask: on ``grid``.
         grid: the source's.
-        codes: sform and qform codes; 0 0 becomes scanner, 0.
+        forms: what the source says of its place, and so the mask.
         flip_axes: write the axes in reverse order: of DICOM's (slice, row, column) NIfTI's custom is (column, row, slice).
 
     Raises:
@@ -148,10 +172,12 @@ def write_nifti_mask(path: Path, mask: NDArray[np.uint8], grid: Grid, codes: tup
     affine = _MIRROR @ grid.affine
     if flip_axes:
         mask, affine = mask.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]]
-    image = nib.Nifti1Image(np.asfortranarray(mask), affine)
-    sform, qform = codes if any(codes) else (_SCANNER, 0)
-    image.set_sform(affine, sform)
-    image.set_qform(affine, qform)
+    image = nib.Nifti1Image(np.asfortranarray(mask), None)
+    if forms.sform or forms.qform:
+        image.set_qform(affine if forms.placed is None else forms.placed, forms.qform)
+        image.set_sform(affine, forms.sform)
+    else:
+        image.header.set_zooms(grid.steps)
     image.header.set_xyzt_units("mm")
     data = image.to_bytes()
     if path.name.lower().endswith(".gz"):

@@ -75,7 +75,7 @@ def write_output(path: Path, result: Segmentation, manifest: Manifest, include_p
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES):
         study = result.study
-        write_nifti_mask(path, result.mask, study.grid, study.codes, flip_axes=bool(study.planes))
+        write_nifti_mask(path, result.mask, study.grid, study.forms, flip_axes=bool(study.planes))
     elif name.endswith(".png"):
         write_overview(path, result, include_phi)
     else:

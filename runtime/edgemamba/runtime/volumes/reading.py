@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edgemamba.runtime.errors import SourceError
 from edgemamba.runtime.uris import parse_source
-from edgemamba.runtime.volumes.grids import Grid
-from edgemamba.runtime.volumes.nifti import NiftiVolumes, is_nifti, read_nifti
+from edgemamba.runtime.volumes.grids import Grid, Turn
+from edgemamba.runtime.volumes.nifti import NiftiForms, NiftiVolumes, is_nifti, read_nifti
 from edgemamba.runtime.volumes.series import Plane, Series, read_series
 
 __all__ = ["Study", "read_volumes"]
@@ -27,14 +27,14 @@ class Study:
         grid: of every channel.
         channels: float32, one for each modality, in the model's order.
         planes: of the first modality's slices, where it is DICOM: what a DICOM SEG refers to.
-        codes: NIfTI's sform and qform codes; of DICOM the scanner's space.
+        forms: what a NIfTI file says of its place; of DICOM the scanner's space.
     """
 
     name: str
     grid: Grid
     channels: tuple[NDArray[np.float32], ...]
     planes: tuple[Plane, ...] = ()
-    codes: tuple[int, int] = (1, 0)
+    forms: NiftiForms = NiftiForms()
 
 
 def read_volumes(sources: Sequence[str], modalities: Sequence[str]) -> Study:
@@ -54,17 +54,19 @@ def read_volumes(sources: Sequence[str], modalities: Sequence[str]) -> Study:
     for text in texts:
         path = _nifti_path(text)
         volumes.append(read_nifti(path, len(modalities)) if path is not None else read_series(text))
-    first, channels = volumes[0], [channel for volume in volumes for channel in _channels(volume)]
+    first = volumes[0]
+    channels = list(_channels(first))
     for text, volume in zip(texts[1:], volumes[1:], strict=True):
-        _check_same(texts[0], first, text, volume)
+        turn = _onto(texts[0], first, text, volume)
+        channels += [turn.apply(channel) for channel in _channels(volume)]
     if len(channels) != len(modalities):
         raise SourceError(
             f"{len(channels)} {'volume is' if len(channels) == 1 else 'volumes are'} given; the model takes "
             f"{len(modalities)}: name one --source for each of {', '.join(modalities)}"
         )
     planes = first.planes if isinstance(first, Series) else ()
-    codes = first.codes if isinstance(first, NiftiVolumes) else (1, 0)
-    return Study(texts[0], first.grid, tuple(channels), planes, codes)
+    forms = first.forms if isinstance(first, NiftiVolumes) else NiftiForms()
+    return Study(texts[0], first.grid, tuple(channels), planes, forms)
 
 
 def _by_modality(sources: Sequence[str], modalities: Sequence[str]) -> list[str]:
@@ -90,17 +92,19 @@ def _channels(volume: Series | NiftiVolumes) -> tuple[NDArray[np.float32], ...]:
     return volume.channels if isinstance(volume, NiftiVolumes) else (volume.values,)
 
 
-def _check_same(first_name: str, first: Series | NiftiVolumes, name: str, volume: Series | NiftiVolumes) -> None:
-    """Voxel by voxel at the same places, in the same frame of reference; nothing is registered here."""
+def _onto(first_name: str, first: Series | NiftiVolumes, name: str, volume: Series | NiftiVolumes) -> Turn:
+    """How its axes become the first one's: voxels lie at the same places, in one frame of reference; nothing is registered."""
     if isinstance(first, Series) and isinstance(volume, Series):
         frames = [series.planes[0].header.get("FrameOfReferenceUID") for series in (first, volume)]
         if frames[0] != frames[1]:
             raise SourceError(f"{name}: its frame of reference is not that of {first_name}; register it first")
-    if not volume.grid.same_as(first.grid):
+    turn = Turn.onto(volume.grid, first.grid)
+    if turn is None:
         raise SourceError(
             f"{name}: its voxels ({_size(volume.grid)}) do not lie where those of {first_name} ({_size(first.grid)}) do; "
             "resample it to that grid first"
         )
+    return turn
 
 
 def _size(grid: Grid) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from edgemamba.runtime.errors import DataError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.runtime.volumes.card import VolumeCard
+from edgemamba.runtime.volumes.grids import Turn
 from edgemamba.runtime.volumes.preparing import prepare
 from edgemamba.runtime.volumes.reading import Study, read_volumes
 from edgemamba.train.data.pictures import read_file
@@ -121,8 +122,10 @@ class VolumeCases(Cases):
         sources, _ = sources_of(pair)
         study = read_volumes(sources, self.card.modalities)
         mask, grid = read_mask_volume(pair.mask)
-        if not grid.same_as(study.grid):
+        onto = Turn.onto(grid, study.grid)
+        if onto is None:
             raise DataError(_elsewhere(pair, study, mask))
+        mask = onto.apply(mask)
         check_labels(mask, self.classes, pair.mask)
         prepared = prepare(study, self.card)
         truth = np.ascontiguousarray(prepared.turn.apply(mask))
@@ -133,7 +136,7 @@ class VolumeCases(Cases):
 
 
 def _elsewhere(pair: Pair, study: Study, mask: Mask) -> str:
-    if mask.shape != study.grid.shape:
+    if sorted(mask.shape) != sorted(study.grid.shape):
         how = f"has {' x '.join(map(str, mask.shape))} voxels instead of {' x '.join(map(str, study.grid.shape))}"
     else:
         how = "has another affine"
