@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ import pytest
 # OpenMP's threads (PyTorch's) wait for each other by spinning, which on a shared machine was seen to make a training step
 # thirty times slower. Read when torch is first imported, here and in the tests' subprocesses.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell ignores SIGINT for what it runs in the background, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUNDLED_GOLDEN = Path(__file__).parent / "golden"
 
