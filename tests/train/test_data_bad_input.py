@@ -187,3 +187,13 @@ def test_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         *_, line = capsys.readouterr().err.strip().splitlines()
         assert line.startswith("edgemamba: error: ")
         assert "is empty (0 bytes)" in line
+
+
+def test_no_picture_of_validation_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are few enough of the whole to pass the bar of 1 %, and leave nothing to choose a checkpoint by."""
+    data = noisy_tree(tmp_path / "data", 120, 1)
+    for path in (data / "val").rglob("*.png"):
+        path.write_bytes(b"")
+    assert call("train", "--data", data, "--out", tmp_path / "run", *TINY_OPTIONS) == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert "none of the pictures to validate on can be read" in line

@@ -182,6 +182,8 @@ def test_betas_and_epsilon_reach_the_optimiser() -> None:
     optimizer = create_optimizer(model, settings(betas=(0.8, 0.95), opt_eps=1e-6), 1e-3)
     assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
     assert {group["eps"] for group in optimizer.param_groups} == {1e-6}
+    with pytest.raises(TrainingError, match="--opt adahessian needs second derivatives"):
+        create_optimizer(model, settings(optimizer="adahessian"), 1e-3)
     with pytest.raises(TrainingError, match="--opt sgd has no betas"):
         create_optimizer(model, settings(optimizer="sgd", betas=(0.8, 0.95)), 1e-3)
     with pytest.raises(TrainingError, match="--opt lookahead_lion has no epsilon"):

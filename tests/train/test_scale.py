@@ -17,9 +17,10 @@ import pytest
 import torch
 from training_toys import arguments, before_batch, figures, tiny, tiny_vim, write_npz
 
-from edgemamba.runtime.errors import TrainingError
+from edgemamba.runtime.errors import DataError, TrainingError
 from edgemamba.train.checkpoint_writing import write_checkpoint
 from edgemamba.train.classifier import Classifier
+from edgemamba.train.data.ranks import RankedLoaders
 from edgemamba.train.distribution import Sharded, blocks, trainer_options
 from edgemamba.train.registry import create_model
 from edgemamba.train.settings import TrainingSettings
@@ -188,6 +189,22 @@ def test_the_processes_of_torchrun_are_the_devices(monkeypatch: pytest.MonkeyPat
         options(devices="2")
     with pytest.raises(TrainingError, match="torchrun started 2 machines"):
         options(devices="auto", nodes=3)
+
+
+def test_several_machines_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, a process would wait for the others for ever."""
+    for name in ("NODE_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TrainingError, match="--nodes is 2: start the run on every machine with torchrun"):
+        trainer_options(tiny(Path("x"), Path("y"), nodes=2))
+
+
+def test_fewer_pictures_to_validate_on_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = RankedLoaders(batch_size=1, workers=0, seed=0)
+    monkeypatch.setattr(data, "place", lambda: (4, 3))
+    assert list(data.share(4)) == [3]
+    with pytest.raises(DataError, match="3 to validate on cannot be shared by 4 devices"):
+        data.share(3)
 
 
 def test_blocks_to_shard() -> None:

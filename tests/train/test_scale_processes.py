@@ -97,6 +97,11 @@ def gangs(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Gang, Ga
             "interrupted": (settings("sharded_parts", strategy="fsdp"), "interrupt:1:4", False),
             "went on": (settings("sharded_parts", strategy="fsdp"), "none", True),
             "batch norms": (tiny(npz, out / "norms", epochs=1, ema=False, devices="auto"), "none", False),
+            "sharded norms": (
+                tiny(npz, out / "sharded_norms", epochs=1, devices="auto", strategy="fsdp"),
+                "none",
+                False,
+            ),
         },
     )
     return killed, later
@@ -169,11 +174,12 @@ def test_two_devices_give_the_curve_of_one_with_the_double_batch(npz: Path, tmp_
     assert figures(read_history(settings.folder / "metrics.csv")) == pytest.approx(figures(one.history), rel=1e-4)
 
 
-def test_batch_norms_of_two_ranks_agree_in_validation(gangs: tuple[Gang, Gang]) -> None:
-    """Each rank's batch norms see its own pictures; what is validated is what the checkpoint holds."""
+@pytest.mark.parametrize("name", ["batch norms", "sharded norms"])
+def test_batch_norms_of_two_ranks_agree_in_validation(gangs: tuple[Gang, Gang], name: str) -> None:
+    """Each rank's batch norms see its own pictures; what is validated (of shares the average) is what the checkpoint holds."""
     _, later = gangs
     assert later.status == 0, later.printed
-    folder = later.runs["batch norms"].settings.folder
+    folder = later.runs[name].settings.folder
     (row,) = read_history(folder / "metrics.csv")
     summary = json.loads((folder / "summary.json").read_text())
     assert row["val_loss"] == pytest.approx(summary["val"]["loss"], rel=1e-5)

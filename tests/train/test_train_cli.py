@@ -16,22 +16,9 @@ import pytest
 import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
-from training_toys import TINY_OPTIONS, write_npz
+from training_toys import TINY_OPTIONS, call, write_npz
 
-from edgemamba.runtime.cli import main
-
-
-def call(*arguments: str | Path) -> int:
-    """The exit status of `edgemamba ...` in this process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        torch.set_num_threads(threads)
-    return 0
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_tree(root: Path) -> Path:
@@ -104,6 +91,12 @@ def test_resume_and_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--monitor", "f1"], "--monitor is 'f1'"),
         (["--crop-scale", "2"], "--crop-scale is 2"),
         (["--hflip", "-1"], "--hflip is -1"),
+        (["--image-size", "100000"], "models take up to"),
+        (["--set", "num_classes=7"], "--set num_classes: the classes are those of the data"),
+        (["--set", "img_size=64"], "--image-size and --set img_size say the same"),
+        (["--lr", "inf"], "--lr is inf"),
+        (["--betas", "0.9,1.5"], "--betas is 1.5"),
+        (["--milestones", "-3"], "--milestones is -3"),
         (["--bogus"], "bogus"),
     ],
 )
@@ -121,6 +114,7 @@ def test_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: 
     [
         (["--opt", "adamx"], r"--opt adamx is not known; nearest: .*adam"),
         (["--sched", "cosin"], r"--sched cosin is not known; nearest: cosine"),
+        (["--sched", "plateau"], r"--sched plateau is not known"),
     ],
 )
 def test_unknown_names_are_refused_before_data_is_read(

@@ -32,7 +32,10 @@ class MovingAverage(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self.average is None:
             assert isinstance(pl_module, TrainingModule)
-            self.average = ModelEmaV3(pl_module.model, decay=self.decay, use_warmup=True).requires_grad_(False)
+            sharded = isinstance(trainer.strategy, Sharded)
+            # One call for all tensors takes no mixture of shares and whole buffers, such as batch norms have.
+            kept = ModelEmaV3(pl_module.model, decay=self.decay, use_warmup=True, foreach=not sharded)
+            self.average = kept.requires_grad_(False)
             average = self.average.module
             if isinstance(trainer.strategy, Sharded):
                 trainer.strategy.shard(average)

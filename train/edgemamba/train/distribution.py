@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
@@ -79,6 +80,9 @@ def trainer_options(settings: RunSettings) -> dict[str, Any]:
                 f"torchrun started {machines} machines, and --nodes asks for {nodes}; leave --nodes out"
             )
         nodes = machines
+    elif nodes > 1 and not SLURMEnvironment.detect() and "NODE_RANK" not in os.environ:
+        # Lightning would wait for the others for ever.
+        raise TrainingError(f"--nodes is {nodes}: start the run on every machine with torchrun (docs/training.md)")
     strategy: str | Strategy = Sharded() if settings.strategy == "fsdp" else settings.strategy
     return {"devices": devices, "num_nodes": nodes, "strategy": strategy}
 

@@ -86,6 +86,8 @@ def create_optimizer(model: Model, settings: RunSettings, peak: float) -> Optimi
     try:
         # timm drops what an optimiser does not take without a word.
         info = get_optimizer_info(settings.optimizer.lower().rpartition("_")[2])
+        if info.second_order:
+            raise TrainingError(f"--opt {settings.optimizer} needs second derivatives, which training does not make")
         if settings.betas is not None:
             if not info.has_betas:
                 raise TrainingError(f"--opt {settings.optimizer} has no betas; leave --betas out")

@@ -30,8 +30,8 @@ from edgemamba.train.resuming import check_resumable, find_checkpoint
 from edgemamba.train.settings import RunSettings
 from edgemamba.train.training_module import TrainingModule
 
-# Those of timm's create_scheduler_v2, which keeps no list of them.
-SCHEDULERS = ("constant", "cosine", "multistep", "plateau", "poly", "rsqrt", "step", "tanh")
+# Those of timm's create_scheduler_v2, which keeps no list of them, but for plateau: it cannot go by updates.
+SCHEDULERS = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh")
 
 
 def begin(settings: RunSettings, resume: str | None) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
 
+from edgemamba.runtime.errors import DataError
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -56,18 +58,24 @@ class ClassificationMetrics(nn.Module):
         self.auc.update(logits.softmax(dim=1), labels)
 
     def compute(self) -> Scores:
-        """Scores of everything since the last reset."""
-        confusion = self.confusion.compute()
-        support = confusion.sum(dim=1)
-        judged = (support > 0) & (support < support.sum())
+        """Scores of everything since the last reset.
+
+        Raises:
+            DataError: that was nothing; on all ranks alike, where they are summed over.
+        """
         with warnings.catch_warnings():
-            # Of classes without pictures, which are left out below.
+            # Of ranks that saw nothing, and of classes without pictures, which are left out below.
             warnings.simplefilter("ignore", UserWarning)
+            confusion = self.confusion.compute()
+            support = confusion.sum(dim=1)
+            if not support.any():
+                raise DataError("none of the pictures to validate on can be read")
+            judged = (support > 0) & (support < support.sum())
             auc = self.auc.compute().where(judged, float("nan"))
         return Scores(
             float(self.loss.compute()),
             # Not by torchmetrics, which divides in float32: 9 of 10 must not be below a bar of 0.9.
-            int(confusion.trace()) / int(support.sum()) if support.any() else float("nan"),
+            int(confusion.trace()) / int(support.sum()),
             float(auc.nanmean()),
             int(support.sum()),
             confusion.cpu().numpy().astype(np.int64),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, field_validator
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.data.transforms import Augmentation
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 Monitor = Literal["top1", "auc", "loss"]
 Strategy = Literal["auto", "ddp", "fsdp"]
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 #: What ``freeze`` is where only the classifier is trained.
 ALL_BUT_HEAD: Literal["all-but-head"] = "all-but-head"
 
@@ -44,7 +45,7 @@ class RunSettings(BaseModel):
         limit_train_batches: stop each epoch after so many batches, for smoke tests.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
     data: str
@@ -55,7 +56,7 @@ class RunSettings(BaseModel):
     batch_size: int = Field(default=64, ge=1)
     accumulate: int = Field(default=1, ge=1)
     optimizer: str = "adamw"
-    betas: tuple[float, float] | None = None
+    betas: tuple[_Beta, _Beta] | None = None
     opt_eps: float | None = Field(default=None, gt=0)
     lr: float = Field(default=5e-4, gt=0)
     lr_batch: int | None = Field(default=None, ge=1)
@@ -64,7 +65,7 @@ class RunSettings(BaseModel):
     scheduler: str = "cosine"
     warmup_epochs: float = Field(default=5, ge=0)
     min_lr: float = Field(default=1e-5, ge=0)
-    milestones: tuple[float, ...] | None = None
+    milestones: tuple[NonNegativeFloat, ...] | None = None
     decay_rate: float = Field(default=0.1, gt=0, le=1)
     clip_grad: float | None = Field(default=5.0, gt=0)
     drop_path: float | None = Field(default=None, ge=0, lt=1)

@@ -149,10 +149,16 @@ def build_model(settings: TrainingSettings, num_classes: int, tell: Callable[[st
     """The model that the settings describe, with the weights of ``settings.checkpoint`` where one is named; ``tell`` is told
     what of them was taken."""
     options = dict(settings.config)
-    if settings.image_size is not None:
-        options["img_size"] = settings.image_size
-    if settings.drop_path is not None:
-        options["drop_path_rate"] = settings.drop_path
+    if "num_classes" in options:
+        raise TrainingError("--set num_classes: the classes are those of the data; leave it out")
+    for option, field, value in (
+        ("image-size", "img_size", settings.image_size),
+        ("drop-path", "drop_path_rate", settings.drop_path),
+    ):
+        if value is not None:
+            if field in options:
+                raise TrainingError(f"--{option} and --set {field} say the same; give one of them")
+            options[field] = value
     model = create_model(settings.model, num_classes=num_classes, **options)
     if not isinstance(model, Backbone):
         raise TrainingError(f"{settings.model} is a segmenter as it is asked for; `edgemamba segment` trains those")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgemamba.runtime.errors import TrainingError
+from edgemamba.runtime.preprocessing import MOST_PIXELS
 from edgemamba.train.commands.options import (
     AUGMENTATION,
     MACHINE,
@@ -78,7 +79,8 @@ def train(
     epochs: Annotated[int, typer.Option()] = 100,
     resume: Resume = None,
     val_fraction: Annotated[
-        float | None, typer.Option(help="Hold this share of each class out for validation, patients kept together.")
+        float | None,
+        typer.Option(help="Where there is no validation part: share of each class held out, patients kept together."),
     ] = None,
     folds: Annotated[
         int | None,
@@ -358,7 +360,10 @@ def parse_size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise TrainingError(f"--image-size is {text!r}; a side in pixels (224) or height x width (192x256) is needed")
-    return int(sides[0]), int(sides[-1])
+    height, width = int(sides[0]), int(sides[-1])
+    if height * width > MOST_PIXELS:  # before a model of that size is built
+        raise TrainingError(f"--image-size is {text!r}; models take up to {MOST_PIXELS} pixels")
+    return height, width
 
 
 def parse_numbers(

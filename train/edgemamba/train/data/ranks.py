@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import Dataset
 
+from edgemamba.runtime.errors import DataError
 from edgemamba.train.data.loading import BatchLoader, EpochSampler, Item, ResumableLoader
 
 
@@ -39,8 +40,16 @@ class RankedLoaders(pl.LightningDataModule):
         return BatchLoader(items, sampler=indices, batch_size=batch_size or self.batch_size, **self._processes())
 
     def share(self, count: int) -> range:
-        """Indices of this rank: each belongs to one rank alone, where a DistributedSampler would repeat some to even them out."""
+        """Indices of this rank: each belongs to one rank alone, where a DistributedSampler would repeat some to even them out.
+
+        Raises:
+            DataError: some rank would have none.
+        """
         world_size, rank = self.place()
+        if count < world_size:
+            raise DataError(
+                f"{count} to validate on cannot be shared by {world_size} devices; hold out more, or take fewer --devices"
+            )
         return range(rank, count, world_size)
 
     def place(self) -> tuple[int, int]:
