@@ -27,9 +27,10 @@ from runtime.volume_files import (
 
 from edgemamba.runtime.bundle import Bundle, read_manifest
 from edgemamba.runtime.engines import load
-from edgemamba.runtime.errors import BundleError, EngineError
+from edgemamba.runtime.errors import BundleError, EngineError, SinkError
 from edgemamba.runtime.volumes.card import Code, Normalisation, SegmentCodes, VolumeCard
 from edgemamba.runtime.volumes.nifti import read_nifti, write_nifti_mask
+from edgemamba.runtime.volumes.outputs import check_outputs
 from edgemamba.runtime.volumes.overview import colours
 from edgemamba.runtime.volumes.reading import read_volumes
 from edgemamba.runtime.volumes.segmenting import segment
@@ -264,6 +265,58 @@ def test_what_cannot_be_asked_of_a_bundle_of_volumes(bundle: Path, run: Run, tmp
         assert pytest.importorskip("re").search(words, " ".join(err.split())), (words, err)
         assert not out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "ct.nii.gz"]
+
+
+def two_enhanced_files(folder: Path) -> None:
+    first, second = (write_enhanced(folder / name, shapes()) for name in ("1.dcm", "2.dcm"))
+    dataset, other = pydicom.dcmread(first), pydicom.dcmread(second)
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        position[2] += STEPS[0] * len(shapes())
+    for keyword in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(dataset, keyword, getattr(other, keyword))
+    dataset.save_as(first)
+
+
+BAD_OUTPUTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
+    "nowhere": (
+        lambda folder: write_series(folder, shapes(), FrameOfReferenceUID=None),
+        "m.seg.dcm",
+        "Frame of Reference UID is missing",
+    ),
+    "two files": (two_enhanced_files, "m.seg.dcm", "spread over several multi-frame files"),
+    "burned in": (
+        lambda folder: write_series(folder, shapes(), BurnedInAnnotation="YES"),
+        "m.png",
+        "pixels show who it is",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OUTPUTS)
+def test_outputs_that_cannot_be_made_are_refused_before_the_work(
+    kind: str, bundle: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume takes minutes: what its outputs lack is said before them."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the volume was segmented")
+
+    monkeypatch.setattr("edgemamba.runtime.commands.run_volume.segment", never)
+    make, name, words = BAD_OUTPUTS[kind]
+    (tmp_path / "ct").mkdir()
+    make(tmp_path / "ct")
+    code, _, err = run("-s", tmp_path / "ct", "-o", tmp_path / name, bundle=bundle)
+    assert (code, words in " ".join(err.split())) == (2, True), err
+
+
+def test_a_folder_that_stands_in_for_a_read_only_one(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, to whom every folder is writable; the answer of the system is made."""
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    with pytest.raises(SinkError, match="cannot be written to"):
+        check_outputs([str(tmp_path / "m.nii.gz")], [str(tmp_path / "ct")], bundle)
 
 
 def test_what_cannot_be_asked_of_a_bundle_of_pictures(run: Run, clip: Path, tmp_path: Path) -> None:

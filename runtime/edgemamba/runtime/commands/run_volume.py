@@ -77,7 +77,7 @@ def run_volume(
             card = volume_card(manifest)
             task = progress.add_task("reading", total=None)
             study = read_volumes(sources, card.modalities)
-            check_study(paths, study)
+            check_study(paths, study, include_phi)
             progress.update(task, description="windows")
 
             def windows(done: int, total: int) -> None:

@@ -19,6 +19,7 @@ from edgemamba.runtime.extras import require
 from edgemamba.runtime.sinks.dicom_capture import MANUFACTURER
 from edgemamba.runtime.sinks.dicom_report import SCHEME, class_code
 from edgemamba.runtime.volumes.card import Code, SegmentCodes
+from edgemamba.runtime.volumes.reading import Study
 from edgemamba.runtime.volumes.segmenting import LabelFigures, Segmentation
 from edgemamba.runtime.volumes.series import Plane
 from edgemamba.runtime.whole_files import write_whole
@@ -26,7 +27,7 @@ from edgemamba.runtime.whole_files import write_whole
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["make_segmentation", "write_segmentation"]
+__all__ = ["make_segmentation", "segmentation_sources", "write_segmentation"]
 
 _FAMILY = Code(value="123110", scheme="DCM", meaning="Artificial Intelligence")
 _SERIES_NUMBER = 9003
@@ -83,12 +84,7 @@ def make_segmentation(
     quiet("highdicom")
     quiet("pydicom")
     planes = result.study.planes
-    if not planes:
-        raise SinkError(f"{result.study.name} is not DICOM, to which a DICOM SEG could refer; write a .nii.gz mask")
-    try:
-        sources = _sources(planes, include_phi)
-    except ValueError as error:
-        raise SinkError(f"{result.study.name}: {error}") from None
+    sources = segmentation_sources(result.study, include_phi)
     private = any(label.name not in codes or codes[label.name].type is None for label in result.labels)
     scheme = schemes.CodingSchemeIdentificationItem(SCHEME, name="class names of models run by edgemamba")
     try:
@@ -120,8 +116,21 @@ def make_segmentation(
     return written
 
 
+def segmentation_sources(study: Study, include_phi: bool) -> list[Dataset]:
+    """What the segmentation of a study refers to, as highdicom wants it: slice after slice, or one multi-frame file.
+
+    Raises:
+        SinkError: as :func:`make_segmentation` says; called before a study is segmented, it says so in time.
+    """
+    if not study.planes:
+        raise SinkError(f"{study.name} is not DICOM, to which a DICOM SEG could refer; write a .nii.gz mask")
+    try:
+        return _sources(study.planes, include_phi)
+    except ValueError as error:
+        raise SinkError(f"{study.name}: {error}") from None
+
+
 def _sources(planes: Sequence[Plane], include_phi: bool) -> list[Dataset]:
-    """The instances as highdicom wants them: slice after slice, or one multi-frame file."""
     if len({plane.path for plane in planes}) == len(planes):
         return [_source(plane, _distance(planes), include_phi) for plane in planes]
     if len({plane.path for plane in planes}) > 1:

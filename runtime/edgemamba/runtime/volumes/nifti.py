@@ -172,7 +172,8 @@ def write_nifti_mask(path: Path, mask: NDArray[np.uint8], grid: Grid, forms: Nif
     affine = _MIRROR @ grid.affine
     if flip_axes:
         mask, affine = mask.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]]
-    image = nib.Nifti1Image(np.asfortranarray(mask), None)
+    kind = nib.Nifti1Image if max(mask.shape) < 1 << 15 else nib.Nifti2Image  # NIfTI-1 counts in 16 bits
+    image = kind(np.asfortranarray(mask), None)
     if forms.sform or forms.qform:
         image.set_qform(affine if forms.placed is None else forms.placed, forms.qform)
         image.set_sform(affine, forms.sform)

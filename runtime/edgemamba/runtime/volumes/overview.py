@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgemamba.runtime.errors import SinkError
 from edgemamba.runtime.extras import require
 from edgemamba.runtime.volumes.grids import Turn
+from edgemamba.runtime.volumes.reading import Study
 from edgemamba.runtime.volumes.segmenting import Segmentation
 from edgemamba.runtime.whole_files import write_whole
 
@@ -31,15 +32,23 @@ def colours(count: int) -> NDArray[np.uint8]:
     return np.array([[round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, 1.0)] for hue in hues], np.uint8)
 
 
+def check_pixels(path: Path, study: Study, include_phi: bool) -> None:
+    """Whether a picture of the study may be written to ``path``.
+
+    Raises:
+        SinkError: the source states that annotation is burned into its pixels, and ``include_phi`` was not given.
+    """
+    if not include_phi and any(plane.header.get("BurnedInAnnotation") == "YES" for plane in study.planes):
+        raise SinkError(f"{path}: the source's pixels show who it is (0028,0301), so no picture of it is written")
+
+
 def write_overview(path: Path, result: Segmentation, include_phi: bool) -> None:
     """Write :func:`overview` as PNG.
 
     Raises:
-        SinkError: it cannot be written; or the source states that annotation is burned into its pixels, and ``include_phi``
-            was not given.
+        SinkError: it cannot be written, or as :func:`check_pixels` says.
     """
-    if not include_phi and any(plane.header.get("BurnedInAnnotation") == "YES" for plane in result.study.planes):
-        raise SinkError(f"{path}: the source's pixels show who it is (0028,0301), so no picture of it is written")
+    check_pixels(path, result.study, include_phi)
     cv2 = require("cv2", purpose="drawing results")
     done, png = cv2.imencode(".png", np.ascontiguousarray(overview(result)[..., ::-1]))
     try:

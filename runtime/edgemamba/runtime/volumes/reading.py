@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class Study:
     grid: Grid
     channels: tuple[NDArray[np.float32], ...]
     planes: tuple[Plane, ...] = ()
-    forms: NiftiForms = NiftiForms()
+    forms: NiftiForms = field(default_factory=NiftiForms)
 
 
 def read_volumes(sources: Sequence[str], modalities: Sequence[str]) -> Study:
