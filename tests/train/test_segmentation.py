@@ -167,8 +167,6 @@ def test_volumes_are_trained_on_patches_and_scored_in_millimetres(tmp_path: Path
         "feat_size=4,8,8,8",
         "--set",
         "hidden_size=8",
-        "--set",
-        "in_chans=1",
     ]
     arguments += [
         "--data",
@@ -177,8 +175,6 @@ def test_volumes_are_trained_on_patches_and_scored_in_millimetres(tmp_path: Path
         str(out),
         "--size",
         "32",
-        "--modalities",
-        "ct",
         "--epochs",
         "1",
     ]
@@ -202,7 +198,7 @@ def test_volumes_are_trained_on_patches_and_scored_in_millimetres(tmp_path: Path
     model, _, preprocessing = read_training_checkpoint(out / "checkpoints/best.ckpt")
     assert preprocessing is None
     assert model.volume is not None
-    assert (model.volume.modalities, model.volume.patch) == (("ct",), (32, 32, 32))
+    assert (model.volume.modalities, model.volume.patch) == (("image",), (32, 32, 32))
     assert model.volume.normalisation[0].kind == "zscore"
     other = create_model(
         "segmamba", num_classes=2, in_chans=1, img_size=32, depths=(1,) * 4, feat_size=(4, 8, 8, 8), hidden_size=8
@@ -246,3 +242,21 @@ def test_the_command_says_what_came_out_and_what_is_wrong(tmp_path: Path, capsys
         main([*common, "--size", "32x32x32"])
     assert left.value.code == 2
     assert "--size is '32x32x32'; 352 or 352x480" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--normalise", "1,2,3"), "a window has two ends"),
+        (("--normalise", "240,-160"), "low < high"),
+        (("--normalise", "a,b"), "numbers with commas"),
+        (("--spacing", "1"), "three numbers of mm are needed"),
+    ],
+)
+def test_options_of_volumes_that_make_no_sense(
+    option: tuple[str, str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["segment", "--model", "segmamba", "--data", str(tmp_path), *option])
+    assert left.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())

@@ -23,7 +23,7 @@ from edgemamba.train.data.transforms import evaluation_transform
 from edgemamba.train.segmentation.augmenting import Augmenter
 from edgemamba.train.segmentation.cases import Case, PictureCases, VolumeCases, count_classes
 from edgemamba.train.segmentation.masks import read_mask_picture, resize_mask
-from edgemamba.train.segmentation.pairs import Pair, find_pairs, sources_of
+from edgemamba.train.segmentation.pairs import Pair, channels_of, find_pairs, sources_of
 from edgemamba.train.segmentation.settings import SegmentationAugmentation
 from edgemamba.train.segmentation.training import train_segmenter
 from edgemamba.train.training import train
@@ -73,6 +73,19 @@ def test_volumes_are_files_folders_of_modalities_and_of_series(tmp_path: Path) -
     sources, modalities = sources_of(found.parts["train"][0])
     assert modalities == ("flair", "t1")
     assert [Path(source).name for source in sources] == ["flair.nii.gz", "t1.nii.gz"]
+
+
+def test_channels_are_counted_where_nobody_names_them(tmp_path: Path) -> None:
+    one = write_volume(tmp_path / "one.nii.gz", np.zeros((4, 5, 6), np.float32))
+    three = write_volume(tmp_path / "three.nii.gz", np.zeros((4, 5, 6, 3), np.float32))
+    write_series(tmp_path / "ct", shapes((4, 5, 6)))
+    write_volume(tmp_path / "two/a.nii.gz", np.zeros((4, 5, 6), np.float32))
+    write_volume(tmp_path / "two/b.nii.gz", np.zeros((4, 5, 6), np.float32))
+    counts = [channels_of(Pair("x", image, one)) for image in (one, three, tmp_path / "ct", tmp_path / "two")]
+    assert counts == [1, 3, 1, 2]
+    (tmp_path / "torso.nii").write_bytes(b"no nifti")
+    with pytest.raises(DataError, match="torso.nii: this is no NIfTI file"):
+        channels_of(Pair("x", tmp_path / "torso.nii", one))
 
 
 # ---- how it is read
@@ -168,6 +181,16 @@ def test_augmentation_moves_picture_and_mask_alike_and_by_seed(axes: int) -> Non
     plain, labels = Augmenter(SegmentationAugmentation(enabled=False), None, axes)(case, 0)
     assert torch.equal(plain, case.pixels)
     assert np.array_equal(labels, mask)
+
+
+def test_half_of_the_patches_have_a_class_in_their_centre_and_what_is_ignored_is_none() -> None:
+    labels = np.full((64, 64), 255, np.uint8)
+    labels[:, :32] = 0
+    labels[40:44, 8:12] = 1
+    case = Case(torch.zeros(1, 64, 64), labels, labels, (1.0, 1.0))
+    augment = Augmenter(SegmentationAugmentation(enabled=False), (9, 9), 2)
+    centres = [augment(case, seed)[1][4, 4] for seed in range(40)]
+    assert 10 <= centres.count(1) <= 30
 
 
 def test_resizing_a_mask_makes_no_new_labels() -> None:

@@ -6,6 +6,8 @@ import gzip
 import io
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,15 @@ from edgemamba.runtime.extras import require
 from edgemamba.runtime.volumes.grids import Grid
 from edgemamba.runtime.whole_files import write_whole
 
-__all__ = ["NIFTI_SUFFIXES", "NiftiForms", "NiftiVolumes", "is_nifti", "read_nifti", "write_nifti_mask"]
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "NiftiForms",
+    "NiftiVolumes",
+    "is_nifti",
+    "nifti_channels",
+    "read_nifti",
+    "write_nifti_mask",
+]
 
 LOGGER = logging.getLogger("edgemamba.runtime")
 
@@ -67,6 +77,18 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
+def nifti_channels(path: Path) -> int:
+    """How many volumes the header of a file states.
+
+    Raises:
+        SourceError: it cannot be read, or the header is damaged.
+        MissingExtraError: nibabel is not installed.
+    """
+    nib = require("nibabel", purpose="reading NIfTI")
+    with _damage_named(path):
+        return _check(_header(nib, path), path)[1]
+
+
 def read_nifti(path: Path, channels: int) -> NiftiVolumes:
     """Read a file of one volume, or of ``channels`` along its fourth axis.
 
@@ -76,7 +98,7 @@ def read_nifti(path: Path, channels: int) -> NiftiVolumes:
         MissingExtraError: nibabel is not installed.
     """
     nib = require("nibabel", purpose="reading NIfTI")
-    try:
+    with _damage_named(path):
         header = _header(nib, path)
         shape, count = _check(header, path)
         if count not in (1, channels):
@@ -89,12 +111,6 @@ def read_nifti(path: Path, channels: int) -> NiftiVolumes:
         grid.check(str(path))
         volumes = tuple(_values(image, shape, index, path) for index in range(count))
         forms = _forms(image.header, unit)
-    except SourceError:
-        raise
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # any parser may stumble over damaged bytes
-        raise SourceError(f"{path}: this is no NIfTI file, or it is damaged ({type(error).__name__})") from None
     if not (forms.sform or forms.qform):
         LOGGER.warning("%s states no orientation (its sform and qform codes are 0); NIfTI's default is taken", path)
     return NiftiVolumes(volumes, grid, forms)
@@ -106,6 +122,19 @@ def _forms(header: Any, unit: float) -> NiftiForms:
         placed = np.asarray(placed, np.float64)
         placed[:3] *= unit
     return NiftiForms(int(header["sform_code"]), int(code), placed)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """SourceError, which names the file, in place of what a parser may raise."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # any parser may stumble over damaged bytes
+        raise SourceError(f"{path}: this is no NIfTI file, or it is damaged ({type(error).__name__})") from None
 
 
 def _header(nib: Any, path: Path) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgemamba.runtime.extras import require
 from edgemamba.train.segmentation.cases import Case
-from edgemamba.train.segmentation.masks import Mask
+from edgemamba.train.segmentation.masks import IGNORED, Mask
 from edgemamba.train.segmentation.settings import SegmentationAugmentation
 
 _KEYS = ("pixels", "labels")
@@ -33,7 +33,9 @@ class Augmenter:
         steps: list[Any] = []
         if patch is not None:
             # As many centres in the background as elsewhere; a case that has only one of them gives that.
-            steps.append(transforms.RandCropByPosNegLabeld(_KEYS, label_key="labels", spatial_size=patch, pos=1, neg=1))
+            steps.append(
+                transforms.RandCropByPosNegLabeld(_KEYS, label_key="foreground", spatial_size=patch, pos=1, neg=1)
+            )
         if how.enabled:
             steps += _movements(transforms, how, axes) + _intensities(transforms, how)
         self._transform = transforms.Compose(steps)
@@ -41,11 +43,14 @@ class Augmenter:
     def __call__(self, case: Case, seed: int) -> tuple[Tensor, Mask]:
         """Draw by ``seed``: pixels float32 (C, *patch), labels uint8 of the patch's size."""
         self._transform.set_random_state(seed=seed)
-        drawn = self._transform({"pixels": case.pixels, "labels": torch.from_numpy(case.labels)[None].float()})
+        labels = torch.from_numpy(case.labels)[None]
+        # What is ignored is no class that a patch should be drawn for.
+        foreground = (labels != 0) & (labels != IGNORED)
+        drawn = self._transform({"pixels": case.pixels, "labels": labels.float(), "foreground": foreground.float()})
         if isinstance(drawn, list):
             drawn = drawn[0]
-        pixels, labels = (torch.Tensor(drawn[key].as_subclass(torch.Tensor)) for key in _KEYS)
-        mask: NDArray[np.uint8] = labels[0].round().numpy().astype(np.uint8)
+        pixels, moved = (torch.Tensor(drawn[key].as_subclass(torch.Tensor)) for key in _KEYS)
+        mask: NDArray[np.uint8] = moved[0].round().numpy().astype(np.uint8)
         return pixels.contiguous(), mask
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgemamba.runtime.errors import DataError
+from edgemamba.runtime.errors import DataError, SourceError
 from edgemamba.runtime.sources.pictures import pictures_in
-from edgemamba.runtime.volumes.nifti import NIFTI_SUFFIXES, is_nifti
+from edgemamba.runtime.volumes.nifti import NIFTI_SUFFIXES, is_nifti, nifti_channels
 from edgemamba.train.data import PARTS, Part
 from edgemamba.train.data.dataset import PART_OF
 from edgemamba.train.data.division import DEFAULT_VAL_FRACTION
@@ -92,6 +92,21 @@ def sources_of(pair: Pair) -> tuple[list[str], tuple[str, ...]]:
         if files:
             return [str(path) for path in files], tuple(_stem(path) for path in files)
     return [str(pair.image)], ()
+
+
+def channels_of(pair: Pair) -> int:
+    """How many channels a volume has, by its folder or its header; DICOM series have one.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    sources, _ = sources_of(pair)
+    if len(sources) > 1 or not is_nifti(Path(sources[0])):
+        return len(sources)
+    try:
+        return nifti_channels(Path(sources[0]))
+    except SourceError as error:
+        raise DataError(str(error)) from None
 
 
 def _pairs(folder: Path) -> list[Pair]:

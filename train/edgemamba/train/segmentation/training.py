@@ -28,7 +28,7 @@ from edgemamba.train.segmentation.cases import Cases, PictureCases, VolumeCases,
 from edgemamba.train.segmentation.evaluating import evaluate
 from edgemamba.train.segmentation.loading import CasesModule
 from edgemamba.train.segmentation.module import SegmenterModule
-from edgemamba.train.segmentation.pairs import PairSet, find_pairs, sources_of
+from edgemamba.train.segmentation.pairs import PairSet, channels_of, find_pairs, sources_of
 from edgemamba.train.segmentation.scoring import SegmentationFigures
 from edgemamba.train.segmentation.settings import SegmentationSettings
 
@@ -177,7 +177,8 @@ def _patch(settings: SegmentationSettings, model: Model) -> tuple[int, ...] | No
 
 
 def _modalities(settings: SegmentationSettings, found: PairSet) -> tuple[str, ...] | None:
-    """The names of the channels of volumes, where the settings or the files say them; all cases must agree."""
+    """The names of the channels of volumes: by the settings or the files; else as many as the first case has, numbered, or None
+    where the settings of the model say how many. All cases must agree."""
     if not found.volumes:
         return None
     said = {sources_of(pair)[1]: pair for pairs in found.parts.values() for pair in pairs}
@@ -190,7 +191,10 @@ def _modalities(settings: SegmentationSettings, found: PairSet) -> tuple[str, ..
     (names,) = said
     if settings.modalities and names and set(settings.modalities) != set(names):
         raise DataError(f"--modalities {', '.join(settings.modalities)}: the cases have {', '.join(names)}")
-    return settings.modalities or names or None
+    if settings.modalities or names or "in_chans" in settings.config:
+        return settings.modalities or names or None
+    count = channels_of(found.parts["train"][0])
+    return ("image",) if count == 1 else tuple(f"image{i + 1}" for i in range(count))
 
 
 def _numbered(found: PairSet) -> tuple[str, ...]:
