@@ -180,7 +180,7 @@ def test_options_that_cannot_be_used(official: Path, tmp_path: Path, capsys: pyt
         ("--opset", "11"): "opset 11",
         ("--dynamic", "time"): "time",
         ("--dynamic", "height"): "tracing inferred a static shape of",
-        ("--set", "depth"): "key=value",
+        ("--set", "depth"): "KEY=VALUE is needed",
         ("--set", "deepth=3"): "depth",
         ("--class-names", str(names)): "1 class names were given for 5",
         ("--class-names", str(tmp_path / "none.txt")): "none.txt",

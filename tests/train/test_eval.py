@@ -23,7 +23,7 @@ from edgemamba.runtime.cli import main
 from edgemamba.train import create_model
 from edgemamba.train.checkpoint import read_training_checkpoint
 from edgemamba.train.data import open_dataset
-from edgemamba.train.evaluation.candidates import EngineCandidate, TorchCandidate, open_bundle, open_checkpoint
+from edgemamba.train.evaluation.candidates import EngineCandidate, TorchCandidate, open_bundle, open_model
 from edgemamba.train.evaluation.predicting import predict
 from edgemamba.train.evaluation.running import Request, evaluate
 from edgemamba.train.training import TrainingResult, train
@@ -116,7 +116,7 @@ def numbers(document: Any, path: str = "") -> dict[str, float]:
 def test_an_engine_is_judged_as_pytorch_is(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     trained: Trained = request.getfixturevalue(which)
     candidates = [
-        open_checkpoint(trained.checkpoint, None, {}, torch.device("cpu"))[0],
+        open_model(trained.checkpoint, None, {}, torch.device("cpu"))[0],
         open_bundle(trained.bundle, "ort-cpu", 1),
         open_bundle(trained.bundle, "ort-function", 1),
     ]
@@ -253,6 +253,8 @@ def test_official_checkpoints_name_their_model(
     torch.save({"model": three.result.model.state_dict()}, path)
     assert call(path, "--data", three.data) == 2
     assert "does not say which model it is of: add --model" in capsys.readouterr().err
+    assert call(three.checkpoint, "--set", "d_state=4", "--data", three.data) == 2
+    assert "state their own configuration: leave out d_state" in capsys.readouterr().err
     assert call(path, *OPTIONS, "--data", three.data, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["candidates"][0]["count"] == 40

@@ -322,6 +322,8 @@ if distributed.get_rank() == 1:
         model[1].weight.to_local().fill_(float("nan"))
 found.append(not_finite(model))
 assert found == [None, ("a weight of another rank", "1.weight")[distributed.get_rank()]], found
+distributed.barrier()
+distributed.destroy_process_group()
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -18,12 +17,13 @@ from edgemamba.export.exporting import Axis
 from edgemamba.export.exporting import export as export_bundle
 from edgemamba.export.writing import weights_digest
 from edgemamba.runtime.bundle import MODEL, Bundle, SourceCard, sha256
-from edgemamba.runtime.errors import CheckpointError, ExportError
+from edgemamba.runtime.errors import ExportError
 from edgemamba.runtime.operator import OP_TYPE
 from edgemamba.runtime.preprocessing import MOST_PIXELS
 from edgemamba.runtime.volumes.card import VolumeCard
-from edgemamba.train import create_model, load_checkpoint
-from edgemamba.train.checkpoint import METADATA_KEY, count_classes, read_file, read_training_checkpoint
+from edgemamba.train import create_model
+from edgemamba.train.checkpoint_opening import open_checkpoint
+from edgemamba.train.commands.assignments import parse_assignments
 
 RANDOM_SEED = 0
 
@@ -73,7 +73,7 @@ def export(
     card = _volume_card(volume) if volume is not None else None
     with console.status("reading the checkpoint") as status:
         backbone, names, source = _model(
-            checkpoint, model, num_classes, _settings(settings or []), random_weights, size
+            checkpoint, model, num_classes, parse_assignments(settings or []), random_weights, size
         )
         bundle = export_bundle(
             backbone,
@@ -114,27 +114,10 @@ def _model(
         return backbone, (), card
     if checkpoint is None:
         raise ExportError("name a checkpoint, or --random-weights with --model NAME")
-    content = read_file(checkpoint)
-    source = SourceCard(file=checkpoint.name, sha256=sha256(checkpoint))
-    if METADATA_KEY in content:
-        trained, names, _ = read_training_checkpoint(checkpoint)
-        if name not in (None, trained.model_name):
-            raise CheckpointError(f"{checkpoint} is of {trained.model_name}, not {name}")
-        if settings:
-            raise ExportError(f"{checkpoint} states its own configuration; leave out {', '.join(settings)}")
-        return trained, tuple(names), source
-    if name is None:
-        raise CheckpointError(f"{checkpoint} does not say which model it is of: add --model (names: edgemamba models)")
-    classes = count_classes(content, checkpoint, name)
-    if classes is not None:
-        options.setdefault("num_classes", classes)
-    official = create_model(name, **options)
-    report = load_checkpoint(official, checkpoint)
-    # A resized position embedding or a fresh classifier is a start for fine-tuning, not a model to put on a device.
-    if report.adapted:
-        key, how = next(iter(report.adapted.items()))
-        raise CheckpointError(f"{checkpoint} does not fit {name} as configured: {key}: {how}")
-    return official, (), source
+    opened = open_checkpoint(checkpoint, name, options)
+    if settings and not opened.official:
+        raise ExportError(f"{checkpoint} states its own configuration; leave out {', '.join(settings)}")
+    return opened.model, opened.class_names, SourceCard(file=checkpoint.name, sha256=sha256(checkpoint))
 
 
 def _image_size(text: str | None) -> int | tuple[int, ...] | None:
@@ -160,19 +143,6 @@ def _volume_card(path: Path) -> VolumeCard:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ExportError(f"--volume {path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise ExportError(f"--set {pair}: give key=value")
-        try:
-            settings[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key] = value  # a word, such as rms
-    return settings
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -16,17 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgemamba.runtime.bundle import MODEL, sha256
-from edgemamba.runtime.errors import DataError
+from edgemamba.runtime.errors import CheckpointError, DataError
 from edgemamba.runtime.provenance import provenance
+from edgemamba.train.commands.assignments import parse_assignments
 from edgemamba.train.commands.eval_console import show, verdict
-from edgemamba.train.commands.train import parse_assignments
 from edgemamba.train.data import ImageDataset, open_dataset
 from edgemamba.train.evaluation.candidates import (
     EngineCandidate,
     TorchCandidate,
     is_bundle,
     open_bundle,
-    open_checkpoint,
+    open_model,
 )
 from edgemamba.train.evaluation.running import Evaluation, Request, Which, evaluate
 from edgemamba.train.evaluation.sheet import draw_sheet
@@ -200,7 +201,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # meta, which has no values, is none either
     except (RuntimeError, AssertionError) as error:
         raise typer.BadParameter(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
     return device
@@ -214,27 +215,33 @@ def _open(
     device: torch.device,
     threads: int,
     stack: ExitStack,
-) -> tuple[list[TorchCandidate | EngineCandidate], list[dict[str, str]], dict[str, Any]]:
+) -> tuple[list[TorchCandidate | EngineCandidate], list[dict[str, str]], Mapping[str, Any]]:
     """Everything to be judged; what each was made from; and the training settings of the first checkpoint that has them."""
     candidates: list[TorchCandidate | EngineCandidate] = []
     paths: list[Path] = []
     sources: list[dict[str, str]] = []
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = {}
+    unused = bool(options)
     for path in targets:
         if not is_bundle(path):
-            candidate, trained = open_checkpoint(path, model, options, device)
-            settings = settings or trained
+            candidate, opened = open_model(path, model, options, device)
+            settings = settings or opened.settings
+            unused = unused and not opened.official
             candidates.append(candidate)
             sources.append({"file": path.name, "sha256": sha256(path)})
             paths.append(path)
             continue
         for backend in backends:
-            opened = open_bundle(path, backend, threads)
-            stack.enter_context(opened.engine)
-            candidates.append(opened)
-            manifest = opened.engine.bundle.manifest
+            judged = open_bundle(path, backend, threads)
+            stack.enter_context(judged.engine)
+            candidates.append(judged)
+            manifest = judged.engine.bundle.manifest
             sources.append({"file": f"{path.resolve().name}/{MODEL}", "sha256": manifest.files[MODEL]})
             paths.append(path)
+    if unused:
+        raise CheckpointError(
+            f"--set is for official checkpoints; these state their own configuration: leave out {', '.join(options)}"
+        )
     _label(candidates, paths)
     return candidates, sources, settings
 
@@ -251,7 +258,7 @@ def _label(candidates: list[TorchCandidate | EngineCandidate], paths: list[Path]
             candidate.label = f"{candidate.label}-{number}"
 
 
-def _dataset(data: str, settings: dict[str, Any], val_fraction: float | None, seed: int | None) -> ImageDataset:
+def _dataset(data: str, settings: Mapping[str, Any], val_fraction: float | None, seed: int | None) -> ImageDataset:
     """The data set, divided as it was in training: another division would put training pictures into its val part."""
     if val_fraction is not None:
         return open_dataset(data, val_fraction=val_fraction, seed=seed or 0)
@@ -274,7 +281,7 @@ def _evaluate(
         return evaluate(candidates, dataset, request, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def _with_training_noted(evaluation: Evaluation, settings: dict[str, Any], data: str) -> Evaluation:
+def _with_training_noted(evaluation: Evaluation, settings: Mapping[str, Any], data: str) -> Evaluation:
     """Figures on pictures that a model was trained on say little, and must not be taken for more."""
     own = settings.get("data")
     if (

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.runtime.volumes.card import Normalisation
+from edgemamba.train.commands.assignments import parse_assignments
 from edgemamba.train.commands.options import (
     AUGMENTATION,
     MACHINE,
@@ -31,7 +32,6 @@ from edgemamba.train.commands.options import (
     Schedule,
     UpsideDownFlips,
 )
-from edgemamba.train.commands.train import parse_assignments
 from edgemamba.train.segmentation.scoring import SegmentationFigures
 from edgemamba.train.segmentation.settings import SegmentationSettings
 from edgemamba.train.segmentation.training import SegmentationResult, train_segmenter
@@ -143,7 +143,7 @@ def segment(
         patches_per_case=patches_per_case,
         overlap=overlap,
         modalities=tuple(modalities.split(",")) if modalities else None,
-        spacing=_numbers("--spacing", spacing) if spacing else None,
+        spacing=parse_spacing(spacing) if spacing else None,
         normalisation=parse_normalisation(normalise),
         batch_size=batch_size,
         lr=lr,
@@ -231,8 +231,10 @@ def parse_normalisation(text: str) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {"kind": text}
     if "," in text:
-        low, high, *_ = (*_numbers("--normalise", text), 0.0)
-        fields = {"kind": "window", "low": low, "high": high}
+        limits = _numbers("--normalise", text)
+        if len(limits) != 2:
+            raise TrainingError(f"--normalise is {text!r}; a window has two ends, LOW,HIGH")
+        fields = {"kind": "window", "low": limits[0], "high": limits[1]}
     try:
         Normalisation.model_validate(fields)
     except ValidationError as error:
@@ -240,6 +242,18 @@ def parse_normalisation(text: str) -> dict[str, Any]:
             f"--normalise is {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
         ) from None
     return fields
+
+
+def parse_spacing(text: str) -> tuple[float, ...]:
+    """``3,1,1`` to three numbers, in mm.
+
+    Raises:
+        TrainingError: it is none.
+    """
+    steps = _numbers("--spacing", text)
+    if len(steps) != 3:
+        raise TrainingError(f"--spacing is {text!r}; three numbers of mm are needed, as 3,1,1 (depth, height, width)")
+    return steps
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

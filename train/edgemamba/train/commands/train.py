@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from edgemamba.runtime.errors import TrainingError
 from edgemamba.runtime.preprocessing import MOST_PIXELS
+from edgemamba.train.commands.assignments import parse_assignments
 from edgemamba.train.commands.options import (
     AUGMENTATION,
     MACHINE,
@@ -331,24 +331,6 @@ def report(console: Console, result: TrainingResult) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """``["dims=(24,48)", "d_state=8"]`` to a dictionary; values are Python literals, or else text.
-
-    Raises:
-        TrainingError: one has no ``=``.
-    """
-    parsed: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not key or not equals:
-            raise TrainingError(f"--set {assignment}: KEY=VALUE is needed, e.g. --set depths=2,2,4,2")
-        try:
-            parsed[key.strip()] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
-            parsed[key.strip()] = text.strip()
-    return parsed
 
 
 def parse_size(text: str) -> tuple[int, int]:

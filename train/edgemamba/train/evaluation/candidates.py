@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,9 @@ from edgemamba.runtime import load
 from edgemamba.runtime.bundle import LOGITS, MANIFEST, Bundle
 from edgemamba.runtime.engines import Engine
 from edgemamba.runtime.errors import CheckpointError, EngineError
-from edgemamba.train.checkpoint import METADATA_KEY, count_classes, load_checkpoint, read_training_checkpoint
-from edgemamba.train.checkpoint_files import read_file
+from edgemamba.train.checkpoint_opening import OpenedCheckpoint, open_checkpoint
 from edgemamba.train.data.transforms import evaluation_transform
 from edgemamba.train.models.backbone import Backbone
-from edgemamba.train.registry import create_model
-from edgemamba.train.resuming import SETTINGS_KEY
 
 
 class TorchCandidate:
@@ -89,40 +87,22 @@ def is_bundle(path: Path) -> bool:
     return path.is_dir() or path.name == MANIFEST
 
 
-def open_checkpoint(
-    path: Path, name: str | None, options: dict[str, Any], device: torch.device
-) -> tuple[TorchCandidate, dict[str, Any]]:
-    """The model of a checkpoint, ours or an official one; and the settings that it was trained with, where it has them.
+def open_model(
+    path: Path, name: str | None, options: Mapping[str, Any], device: torch.device
+) -> tuple[TorchCandidate, OpenedCheckpoint]:
+    """The classifier of a checkpoint, ours or an official one, as a candidate and as it was opened.
 
     Args:
-        path: of the file.
-        name: the registered model that an official checkpoint is of; one of ours says it itself.
-        options: of the model's configuration, for an official checkpoint.
+        path, name, options: as :func:`~edgemamba.train.checkpoint_opening.open_checkpoint` takes them.
         device: to run on.
 
     Raises:
-        CheckpointError: it cannot be read, does not fit, does not say its model and none is named, or is of another one.
+        CheckpointError, ModelError: as for that function; or it is no classifier.
     """
-    content = read_file(path)
-    if METADATA_KEY in content:
-        model, class_names, _ = read_training_checkpoint(path)
-        if name not in (None, model.model_name):
-            raise CheckpointError(f"{path} is of {model.model_name}, not {name}")
-        if not isinstance(model, Backbone):
-            raise CheckpointError(f"{path} is no classifier: it is of {model.model_name}, a segmenter")
-        settings = content.get(SETTINGS_KEY)
-        return TorchCandidate(model.to(device), tuple(class_names)), settings if isinstance(settings, dict) else {}
-    if name is None:
-        raise CheckpointError(f"{path} does not say which model it is of: add --model (names: edgemamba models)")
-    classes = count_classes(content, path, name)
-    model = create_model(name, classes, **options)
-    if not isinstance(model, Backbone):
-        raise CheckpointError(f"{name} is no classifier, and eval judges classifiers")
-    report = load_checkpoint(model, path)
-    if report.adapted:
-        key, how = next(iter(report.adapted.items()))
-        raise CheckpointError(f"{path} does not fit {name} as configured: {key}: {how}")
-    return TorchCandidate(model.to(device), ()), {}
+    opened = open_checkpoint(path, name, options)
+    if not isinstance(opened.model, Backbone):
+        raise CheckpointError(f"{path} is no classifier: it is of {opened.model.model_name}, a segmenter")
+    return TorchCandidate(opened.model.to(device), opened.class_names), opened
 
 
 def open_bundle(path: Path, backend: str, threads: int) -> EngineCandidate:
