@@ -22,6 +22,7 @@ from edgemamba.train.data.pictures import read_file
 from edgemamba.train.data.transforms import evaluation_transform
 from edgemamba.train.segmentation.augmenting import Augmenter
 from edgemamba.train.segmentation.cases import Case, PictureCases, VolumeCases, count_classes
+from edgemamba.train.segmentation.contents import examine, leaks
 from edgemamba.train.segmentation.masks import read_mask_picture, resize_mask
 from edgemamba.train.segmentation.pairs import Pair, channels_of, find_pairs, sources_of
 from edgemamba.train.segmentation.settings import SegmentationAugmentation
@@ -75,6 +76,18 @@ def test_volumes_are_files_folders_of_modalities_and_of_series(tmp_path: Path) -
     assert [Path(source).name for source in sources] == ["flair.nii.gz", "t1.nii.gz"]
 
 
+def test_cases_in_two_parts_are_found(tmp_path: Path) -> None:
+    pictures = discs(5)
+    for part, chosen in (("train", (0, 1, 2)), ("val", (3,)), ("test", (4, 1))):
+        for i in chosen:
+            write_pair(tmp_path / part, f"{part}{i}", *pictures[i])
+    recipe = Preprocessing(size=(32, 32), resize="squash")
+    found = find_pairs(tmp_path)
+    contents = {part: examine(PictureCases(pairs, 2, recipe, resize=True)) for part, pairs in found.parts.items()}
+    assert contents["train"].labels == {"0": 3, "1": 3, "255": 3}
+    assert leaks(contents) == ["1 cases of test are in train too, pixel for pixel: test1"]
+
+
 def test_channels_are_counted_where_nobody_names_them(tmp_path: Path) -> None:
     one = write_volume(tmp_path / "one.nii.gz", np.zeros((4, 5, 6), np.float32))
     three = write_volume(tmp_path / "three.nii.gz", np.zeros((4, 5, 6, 3), np.float32))
@@ -84,7 +97,7 @@ def test_channels_are_counted_where_nobody_names_them(tmp_path: Path) -> None:
     counts = [channels_of(Pair("x", image, one)) for image in (one, three, tmp_path / "ct", tmp_path / "two")]
     assert counts == [1, 3, 1, 2]
     (tmp_path / "torso.nii").write_bytes(b"no nifti")
-    with pytest.raises(DataError, match="torso.nii: this is no NIfTI file"):
+    with pytest.raises(DataError, match="this is no NIfTI file"):
         channels_of(Pair("x", tmp_path / "torso.nii", one))
 
 

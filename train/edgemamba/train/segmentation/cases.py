@@ -168,19 +168,6 @@ def count_classes(pairs: Sequence[Pair], *, volumes: bool) -> int:
     return largest + 1
 
 
-def check_all(cases: Cases) -> dict[str, int]:
-    """Read every case once, so that a run does not stop at the last of them.
-
-    Returns:
-        How many cases have each label, by its index as text.
-    """
-    found: dict[str, int] = {}
-    for index in range(len(cases)):
-        for label in np.unique(cases.read(index).truth):
-            found[str(label)] = found.get(str(label), 0) + 1
-    return found
-
-
 def card_of(card: VolumeCard, **changes: object) -> VolumeCard:
     """A card with other fields, checked."""
     return VolumeCard.model_validate({**card.model_dump(), **changes})

@@ -24,7 +24,8 @@ from edgemamba.train.models.model import Model
 from edgemamba.train.models.segmenter import Segmenter
 from edgemamba.train.registry import create_model
 from edgemamba.train.segmentation.augmenting import Augmenter
-from edgemamba.train.segmentation.cases import Cases, PictureCases, VolumeCases, card_of, check_all, count_classes
+from edgemamba.train.segmentation.cases import Cases, PictureCases, VolumeCases, card_of, count_classes
+from edgemamba.train.segmentation.contents import PartContents, examine, leaks
 from edgemamba.train.segmentation.evaluating import evaluate
 from edgemamba.train.segmentation.loading import CasesModule
 from edgemamba.train.segmentation.module import SegmenterModule
@@ -100,14 +101,14 @@ def train_segmenter(
         whole=patch is None,
     )
     try:
-        counts = {part: check_all(cases) for part, cases in parts.items()}
+        contents = {part: examine(cases) for part, cases in parts.items()}
     except SourceError as error:
         raise DataError(str(error)) from None
     module = SegmenterModule(model, settings, names, patch)
 
     def introduce(trainer: pl.Trainer) -> None:
         settings.write()
-        _announce(console, model, names, parts, counts, trainer)
+        _announce(console, model, names, parts, contents, trainer)
 
     trainer, history = fit(module, data, settings, console, resume=resume, introduce=introduce)
     if not trainer.is_global_zero:
@@ -214,10 +215,10 @@ def _announce(
     model: Model,
     names: tuple[str, ...],
     parts: Mapping[Part, Cases],
-    counts: Mapping[Part, Mapping[str, int]],
+    contents: Mapping[Part, PartContents],
     trainer: pl.Trainer,
 ) -> None:
-    """What is trained on what, and in how many cases of each part each class is."""
+    """What is trained on what, in how many cases of each part each class is, and which cases are in two parts."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = "x".join(map(str, model.volume.patch if model.volume is not None else model.preprocessing.size))
     pairs = ", ".join(f"{len(cases)} {part}" for part, cases in parts.items())
@@ -227,8 +228,10 @@ def _announce(
     ]
     for label, name in enumerate(names):
         seen = ", ".join(
-            f"{counted.get(str(label), 0)} of {len(parts[part])} {part}" for part, counted in counts.items()
+            f"{found.labels.get(str(label), 0)} of {len(parts[part])} {part}" for part, found in contents.items()
         )
         lines.append(f"  {label} {name}: in {seen}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in leaks(contents):
+        console.print(f"WARNING, data leak: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
