@@ -151,3 +151,12 @@ def test_patients_stay_together(tmp_path: Path) -> None:
         fold = json.loads((tmp_path / "run" / f"fold_{number}" / "summary.json").read_text())
         assert fold["val"]["count"] == 4
         assert np.array(fold["val"]["confusion"]).sum(axis=1).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("content", ['{"val": {"to', "[]"])
+def test_a_damaged_summary_of_a_fold(npz: Path, tmp_path: Path, content: str) -> None:
+    settings = tiny(npz, tmp_path / "run", epochs=1, limit_train_batches=1)
+    cross_validate(settings, 2)
+    (tmp_path / "run" / "fold_2" / "summary.json").write_text(content)
+    with pytest.raises(TrainingError, match=r"fold_2/summary\.json is missing or damaged"):
+        cross_validate(settings, 2, resume="auto")

@@ -381,3 +381,19 @@ def test_module_without_trainer_serves_loaders(npz: Path) -> None:
     assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert unreadable == {}
     assert len(module.train_dataloader()) == 3
+
+
+@pytest.mark.parametrize("content", [b"epoch,lr\n0,x\n", b"\xff\xfe", b"a\n1\n"])
+def test_a_history_that_somebody_has_changed(npz: Path, tmp_path: Path, content: bytes) -> None:
+    run(tiny(npz, tmp_path / "run", epochs=1, limit_train_batches=1))
+    (tmp_path / "run" / "metrics.csv").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"metrics\.csv .*; move it away"):
+        run(tiny(npz, tmp_path / "run", epochs=2, limit_train_batches=1), resume="auto")
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "config.json", "data.json"])
+def test_a_file_of_the_run_that_cannot_be_written(npz: Path, tmp_path: Path, name: str) -> None:
+    """A folder in its place stands for whatever keeps a file from being written, which tests that run as root cannot lack."""
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(TrainingError, match=rf"{name}\S* cannot be written"):
+        run(tiny(npz, tmp_path / "run", epochs=1, limit_train_batches=1))

@@ -71,7 +71,7 @@ def cross_validate(
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return None
     summary = summarise([run.folder for run in runs])
-    (settings.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    settings.leave(SUMMARY, summary)
     print_summary(console, summary)
     _say(console, f"{settings.folder / SUMMARY}: {folds} folds")
     return summary
@@ -83,8 +83,11 @@ def summarise(folders: Sequence[Path]) -> dict[str, Any]:
     Returns:
         ``folds``: how many; ``runs``: their folders; ``val`` and ``test``: figure -> ``mean``, ``sd`` and ``values``, where a
         fold without the figure (the AUC of one class) has None and is left out of both.
+
+    Raises:
+        TrainingError: a summary is missing or damaged.
     """
-    summaries = [json.loads((folder / SUMMARY).read_text()) for folder in folders]
+    summaries = [_read(folder / SUMMARY) for folder in folders]
     return {
         "folds": len(folders),
         "runs": [str(folder) for folder in folders],
@@ -108,17 +111,22 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """What a run has left in its folder."""
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise TrainingError(f"{path} is missing or damaged; remove its folder to run the fold again")
+    return document
+
+
 def _complete(run: TrainingSettings) -> bool:
     """Whether a fold that was once complete is so for these settings; refuses one that was run with others."""
-    try:
-        saved = json.loads((run.folder / "config.json").read_text())
-        epochs = int(saved["epochs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TrainingError(
-            f"{run.folder / 'config.json'} is missing or damaged; remove the folder to run its fold again"
-        ) from None
+    saved = _read(run.folder / "config.json")
     run.check_same(saved)
-    return epochs >= run.epochs
+    return int(saved.get("epochs", 0)) >= run.epochs
 
 
 def _aggregate(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -145,12 +147,20 @@ def fit(
                 "go on from the last checkpoint"
             ) from None
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            full = error.errno in NO_ROOM
+            if not (full or _within(settings, error)):
                 raise
             raise TrainingError(
-                f"{settings.folder} cannot be written: {error.strerror}; make room, then go on with --resume auto"
+                f"{error.filename or settings.folder} cannot be written: {error.strerror}; "
+                f"{'make room' if full else 'mend that'}, then go on with --resume auto"
             ) from None
     return trainer, history
+
+
+def _within(settings: RunSettings, error: OSError) -> bool:
+    """Whether an error is of a file in the folder of the run."""
+    where = error.filename
+    return isinstance(where, str | os.PathLike) and Path(where).resolve().is_relative_to(settings.folder.resolve())
 
 
 def tell_unreadable(console: Console) -> Callable[[str, str], None]:

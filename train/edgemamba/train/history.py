@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from edgemamba.runtime.errors import TrainingError
 from edgemamba.train.training_module import TrainingModule
 
 Row = dict[str, float]
@@ -82,9 +83,19 @@ def write_history(path: Path, rows: list[Row]) -> None:
 
 
 def read_history(path: Path) -> list[Row]:
-    """The rows of a ``metrics.csv``, as numbers."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    """The rows of a ``metrics.csv``, as numbers.
+
+    Raises:
+        TrainingError: it is no such table, or not any more.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); move it away to go on without its rows") from None
+    if any("epoch" not in row for row in rows):
+        raise TrainingError(f"{path} has no column epoch; move it away to go on without its rows")
+    return rows
 
 
 def plot_history(rows: list[Row], path: Path, scores: Mapping[str, str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, field_validator
 
 from edgemamba.runtime.errors import TrainingError
+from edgemamba.runtime.whole_files import write_whole
 from edgemamba.train.data.transforms import Augmentation
 
 if TYPE_CHECKING:
@@ -143,11 +145,19 @@ class RunSettings(BaseModel):
         Raises:
             TrainingError: the folder cannot be made or written to.
         """
+        self.leave("config.json", self.model_dump(mode="json"))
+
+    def leave(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write a JSON file into the folder of the run, whole or not at all.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n")
+            write_whole(self.folder / name, (json.dumps(document, indent=2) + "\n").encode())
         except OSError as error:
-            raise TrainingError(f"--out {self.folder} cannot be written: {error.strerror}") from None
+            raise TrainingError(f"--out {self.folder}: {name} cannot be written: {error.strerror}") from None
 
     def check_same(self, saved: dict[str, Any]) -> None:
         """Refuse to resume a run with settings that it was not started with.

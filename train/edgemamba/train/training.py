@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ def train(
     def introduce(trainer: pl.Trainer) -> None:
         sheet = check_data(dataset, console, strict=settings.strict_data)
         settings.write()
-        sheet.write(settings.folder / "data.json")
+        settings.leave("data.json", sheet.summary())
         _announce(console, dataset, model, trainer)
         for line in (explain_frozen(model), explain_rate(settings, trainer.world_size)):
             if line is not None:
@@ -141,7 +140,7 @@ def train(
         time.monotonic() - start,
         tuple(data.unreadable),
     )
-    (settings.folder / "summary.json").write_text(json.dumps(result.summary(), indent=2) + "\n")
+    settings.leave("summary.json", result.summary())
     return result
 
 
