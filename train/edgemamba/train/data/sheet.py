@@ -8,13 +8,11 @@ that were.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations, islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -103,10 +101,6 @@ class DataSheet:
     def summary(self) -> dict[str, Any]:
         """As it is written to ``data.json``."""
         return asdict(self)
-
-    def write(self, path: Path) -> None:
-        """Write ``data.json``."""
-        path.write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
 
     def warnings(self) -> list[str]:
         """What makes figures of the validation wrong: a line for each."""

@@ -10,20 +10,24 @@ from edgemamba.runtime.errors import DataError
 UNREADABLE_LIMIT = 0.01
 
 
-def check_unreadable(unreadable: Mapping[str, str], total: int) -> None:
+def check_unreadable(
+    unreadable: Mapping[str, str], total: int, limit: float = UNREADABLE_LIMIT, remedy: str = ""
+) -> None:
     """Refuse to go on with too little.
 
     Args:
         unreadable: names of pictures, with the reason.
         total: pictures of the data set.
+        limit: the share of them that may be unreadable.
+        remedy: what the message ends with.
 
     Raises:
-        DataError: they are more than :data:`UNREADABLE_LIMIT`.
+        DataError: they are more.
     """
-    if len(unreadable) <= UNREADABLE_LIMIT * total:
+    if len(unreadable) <= limit * total:
         return
     name, reason = next(iter(unreadable.items()))
     reason = reason if name in reason else f"{name}: {reason}"
     raise DataError(
-        f"{len(unreadable)} of {total} pictures cannot be read, more than {UNREADABLE_LIMIT:.0%}; the first: {reason}"
+        f"{len(unreadable)} of {total} pictures cannot be read, more than {limit * 100:.3g}%; the first: {reason}{remedy}"
     )

@@ -17,6 +17,7 @@ from edgemamba.runtime.errors import DataError
 from edgemamba.runtime.preprocessing import Preprocessing
 from edgemamba.train.data.loading import EvaluationItems, collate
 from edgemamba.train.data.pictures import PictureSet
+from edgemamba.train.data.unreadable import check_unreadable
 
 
 class Candidate(Protocol):
@@ -117,7 +118,7 @@ def predict(
         unreadable: dict[str, str] = {}
         for batch in _loader(pictures, recipe, batch_size, workers):
             unreadable |= batch.unreadable
-            _check_readable(unreadable, len(pictures), max_unreadable)
+            check_unreadable(unreadable, len(pictures), max_unreadable, "; --max-unreadable allows more")
             if len(batch.pixels):
                 frames = batch.pixels.numpy()
                 for found, index in zip(logits, shown, strict=True):
@@ -160,12 +161,3 @@ def _logits(candidate: Candidate, frames: NDArray[np.generic], flip: bool) -> ND
     if flip:
         logits = (logits + candidate(np.ascontiguousarray(frames[:, :, ::-1]))) / np.float32(2)
     return logits
-
-
-def _check_readable(unreadable: dict[str, str], total: int, limit: float) -> None:
-    if len(unreadable) > limit * total:
-        name, reason = next(iter(unreadable.items()))
-        raise DataError(
-            f"{len(unreadable)} of {total} pictures cannot be read, more than {limit:.3g} of them; the first: "
-            f"{reason if name in reason else f'{name}: {reason}'}; --max-unreadable allows more"
-        )
