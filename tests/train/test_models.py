@@ -76,6 +76,8 @@ def test_unknown_names_and_options_name_the_nearest() -> None:
         ("medmamba_t", {"dims": (96, 192, 400, 768)}, "twice"),
         ("medmamba_t", {"depths": (2, 2)}, "not of the same stages"),
         ("medmamba_t", {"img_size": 16}, "at least 32"),
+        ("medmamba_t", {"img_size": 100_000}, "medmamba_t: size .* has more than"),
+        ("segmamba", {"img_size": 100_000}, "segmamba: .* is not a patch"),
     ],
 )
 def test_options_that_make_no_model_are_refused(name: str, options: dict[str, object], text: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from edgemamba.runtime.errors import EdgeMambaError, ModelError
@@ -236,7 +237,11 @@ def _configure(entry: ModelEntry, kind: type, options: Mapping[str, Any]) -> Any
 
 
 def _build(entry: ModelEntry, config: Any) -> Model:
-    model = _FAMILIES[entry.family].build(config)
+    try:
+        model = _FAMILIES[entry.family].build(config)
+    except ValidationError as error:  # of what describes its input
+        reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise ModelError(f"{entry.name}: {reason}") from None
     model.model_name = entry.name
     if entry.preprocessing is not None:
         model.preprocessing = entry.preprocessing.model_copy(update={"size": model.config.img_size})
