@@ -134,23 +134,24 @@ def test_an_output_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    """A process of its own, interrupted in the middle of an epoch, and resumed."""
+    """A process of its own with its workers, all interrupted in the middle of an epoch as by a terminal, and resumed."""
     images = np.random.default_rng(0).integers(0, 255, (150, 32, 32), np.uint8)
     labels = np.arange(150) % 2
     data = tmp_path / "x.npz"
     np.savez(data, train_images=images, train_labels=labels, val_images=images[:8], val_labels=labels[:8])
     out = tmp_path / "run"
-    options = [*TINY_OPTIONS[: TINY_OPTIONS.index("--limit-train-batches")], "--batch-size", "1"]
+    options = [*TINY_OPTIONS[: TINY_OPTIONS.index("--limit-train-batches")], "--batch-size", "1", "--workers", "2"]
     command = [sys.executable, "-m", "edgemamba", "train", "--data", str(data), "--out", str(out), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(out.glob("tensorboard/events*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130, printed
+    assert printed.count("saving after this step") == 1
     assert "--resume auto goes on" in printed
     assert "Traceback" not in printed
     step = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]

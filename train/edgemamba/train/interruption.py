@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -44,6 +45,7 @@ class SaveWithinEpoch(pl.Callback):
         self.seconds = seconds
         self.notify = notify
         self.requested = False
+        self._process = os.getpid()
         self._saved = 0.0
         self._step = 0
 
@@ -69,6 +71,8 @@ class SaveWithinEpoch(pl.Callback):
             signal.signal(signal.SIGINT, previous)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a worker that was forked with this handler: a terminal interrupts it too, and the run will end it
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
