@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from runtime.volume_files import (
 
 from edgemamba.runtime.bundle import Bundle, read_manifest
 from edgemamba.runtime.engines import load
+from edgemamba.runtime.engines.ort import OrtEngine
 from edgemamba.runtime.errors import BundleError, EngineError, SinkError
 from edgemamba.runtime.volumes.card import Code, Normalisation, SegmentCodes, VolumeCard
 from edgemamba.runtime.volumes.nifti import read_nifti, write_nifti_mask
@@ -382,3 +384,26 @@ def test_the_card_survives_the_manifest(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     assert manifest.volume == CARD
     assert "preprocessing" not in json.loads((bundle / "manifest.json").read_text())
+
+
+def test_ctrl_c_between_windows_leaves_nothing(
+    bundle: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infer, windows = OrtEngine.infer, []
+
+    def interrupted(engine: OrtEngine, frames: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        windows.append(frames.shape)
+        if len(windows) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return infer(engine, frames)
+
+    monkeypatch.setattr(OrtEngine, "infer", interrupted)
+    (tmp_path / "out").mkdir()
+    source = write_nifti(tmp_path / "ct.nii.gz", shapes())
+    outs = ("mask.nii.gz", "look.png")
+    code, out, err = run(
+        "--source", source, *(part for name in outs for part in ("-o", tmp_path / "out" / name)), bundle=bundle
+    )
+    assert (code, out, len(windows)) == (130, "", 3)
+    assert err.strip().endswith("edgemamba: error: interrupted")
+    assert not list((tmp_path / "out").iterdir())
