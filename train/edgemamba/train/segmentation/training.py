@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,7 +131,7 @@ def train_segmenter(
         figures.get("test"),
         time.monotonic() - start,
     )
-    (settings.folder / "summary.json").write_text(json.dumps(result.summary(), indent=2) + "\n")
+    settings.leave("summary.json", result.summary())
     return result
 
 
