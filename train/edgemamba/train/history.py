@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from edgemamba.runtime.errors import TrainingError
+from edgemamba.runtime.whole_files import write_whole
 from edgemamba.train.training_module import TrainingModule
 
 Row = dict[str, float]
@@ -74,12 +76,11 @@ class History(pl.Callback):
 
 def write_history(path: Path, rows: list[Row]) -> None:
     """Write the table so that a reader sees the old one or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[-1]))
-        writer.writeheader()
-        writer.writerows({name: f"{value:.8g}" for name, value in row.items()} for row in rows)
-    temporary.replace(path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(rows[-1]))
+    writer.writeheader()
+    writer.writerows({name: f"{value:.8g}" for name, value in row.items()} for row in rows)
+    write_whole(path, table.getvalue().encode())
 
 
 def read_history(path: Path) -> list[Row]:
