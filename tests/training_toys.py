@@ -39,6 +39,24 @@ def write_npz(path: Path, *, train: int = 24, val: int = 12, test: int = 0, **ex
     return path
 
 
+#: What every run leaves in its folder, whatever its task.
+RUN_FILES = frozenset(
+    {
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "curves.png",
+        "config.json",
+        "summary.json",
+    }
+)
+
+
+def files_of(out: Path) -> set[str]:
+    """All files in a folder of a run, by their path in it."""
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
 def tiny(data: Path, out: Path, **changes: Any) -> TrainingSettings:
     """Settings of a run of seconds: a MedMamba of two small stages at 32x32."""
     fields: dict[str, Any] = {

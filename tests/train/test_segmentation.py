@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from segmentation_toys import TISSUES, brain_slices, tiny_segmentation, write_brain, write_discs
+from training_toys import RUN_FILES, files_of
 
 from edgemamba.runtime.cli import main
 from edgemamba.train import create_model, load_checkpoint
@@ -38,16 +39,7 @@ def test_a_run_leaves_all_it_promises(head: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = {"dims": (16, 32), "depths": (1, 1)}
     result = run(tiny_segmentation(write_discs(tmp_path / "data"), out, model="vmamba_t", config=config, head=head))
-    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    promised = {
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
-        "metrics.csv",
-        "curves.png",
-        "config.json",
-        "summary.json",
-    }
-    assert names >= promised
+    assert files_of(out) >= RUN_FILES
     assert set(read_history(out / "metrics.csv")[0]) >= {"train_loss", "val_loss", "val_dice"}
     written = json.loads((out / "summary.json").read_text())
     assert written["class_names"] == ["background", "class 1"]

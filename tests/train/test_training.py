@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_toys import CLASSES, before_batch, tiny, write_npz
+from training_toys import CLASSES, RUN_FILES, before_batch, files_of, tiny, write_npz
 
 from edgemamba.runtime.errors import CheckpointError, DataError, TrainingError
 from edgemamba.train.averaging import MovingAverage
@@ -52,15 +52,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_run_leaves_all_it_promises(npz: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = run(tiny(npz, out, epochs=2))
-    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert names >= {
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
-        "metrics.csv",
-        "curves.png",
-        "config.json",
-        "summary.json",
-    }
+    names = files_of(out)
+    assert names >= RUN_FILES
     assert any(name.startswith("tensorboard/events") for name in names)
     assert [row["epoch"] for row in read_history(out / "metrics.csv")] == [0, 1]
     assert Image.open(out / "curves.png").size[0] > 500
