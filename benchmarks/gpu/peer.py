@@ -1,8 +1,8 @@
 """Builds mamba_ssm's ``selective_scan_fn``, the peer of the benchmarks here, for the GPU at hand and nothing else of it.
 
     pip download --no-deps --no-binary :all: --no-build-isolation mamba-ssm     # where there is a network
-    python benchmarks/gpu/peer.py mamba_ssm-2.3.2.post1.tar.gz /tmp/peer        # minutes, with nvcc and PyTorch
-    PYTHONPATH=/tmp/peer benchmarks/gpu/run.sh
+    python benchmarks/gpu/peer.py mamba_ssm-2.3.2.post1.tar.gz build/peer       # minutes, with nvcc and PyTorch
+    PYTHONPATH=build/peer benchmarks/gpu/run.sh
 
 Its ``csrc/selective_scan`` is compiled with its own flags; the package's ``__init__``, which imports what the scan does not need, is
 left with the version alone. Nothing of it is kept in this repository.
