@@ -21,9 +21,10 @@ constexpr int64_t kTasksPerThread = 2;
 constexpr int64_t kLine = 16;
 // A task reads all of B and C for itself; with fewer channels than this, that begins to count.
 constexpr int64_t kNarrowest = 32;
-// Blocks of the backward pass: each keeps a share of dB and dC. A constant, so that the order in which those are added,
-// and with it the result to the last bit, is the same for any number of threads.
-constexpr int64_t kBackwardBlock = 64, kMostBackwardBlocks = 8;
+// The backward pass: each block of channels keeps a share of dB and dC, so few blocks are less work, and enough tasks in
+// all keep the threads busy. Constants, so that the order in which the shares are added, and with it the result to the
+// last bit, is the same for any number of threads.
+constexpr int64_t kBackwardTasks = 32, kMostBackwardBlocks = 8, kNarrowestBackward = 96;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -73,7 +74,8 @@ int simd_forward(const Problem& p, void* y, const em_executor* executor) {
 int simd_backward(const Problem& p, const void* dy, const Gradients& out, const em_executor* executor) {
   const Kernels& isa = kernels();
   const int threads = threads_for(p, executor);
-  const Blocks blocks = cut_channels(p, kMostBackwardBlocks, kBackwardBlock);
+  const int64_t wanted = ceil_div(kBackwardTasks, std::max<int64_t>(1, p.batch));
+  const Blocks blocks = cut_channels(p, std::min(wanted, kMostBackwardBlocks), kNarrowestBackward);
   const int64_t projection = p.positions * p.directions * p.states, projections = p.batch * projection;
   const int64_t weights = p.directions * p.channels, decays = weights * p.states;
   const Floats dB = allocate_zeroed(blocks.count * projections), dC = allocate_zeroed(blocks.count * projections);

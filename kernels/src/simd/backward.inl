@@ -13,28 +13,35 @@
 
 static inline int64_t chunks_of(const Problem& p) { return (p.steps + kChunk - 1) / kChunk; }
 
+// States that are taken together, in registers: of a chunk of one block they fill half a first-level cache.
+constexpr int kGroup = 4;
+
+// Floats between arrays that are walked side by side, whose size is a multiple of 4 KiB without: a load whose address
+// agrees with an earlier store's in its last twelve bits waits for it.
+constexpr int64_t kApart = 256;
+
 struct BackwardScratch {
   ForwardScratch forward;
-  float* checkpoints;      // [chunks][blocks][N][lane]
-  float *grad, *dA;        // [blocks][N][lane]: G of the step after; the direction's dA
-  float *dB, *dC;          // [chunk][N][lane], summed over the blocks
-  float *decays, *states;  // [chunk][N][lane] of one block; states one step longer, with h before the chunk first
-  float *dy, *by_decay, *by_input;  // [chunk][lane] of one block: sum_n G A' exp() h and sum_n G B
+  float* checkpoints;               // [chunks][blocks][N][lane]
+  float *grad, *dA;                 // [blocks][N][lane]: G of the step after; the direction's dA
+  float *dB, *dC;                   // [chunk][group][lane], summed over the blocks
+  float *decays, *states;           // [chunk][group][lane] of one block; states: of h before each step
+  float *dy, *by_decay, *by_input;  // [blocks][chunk][lane], `stride` apart: sum_n G A' exp() h and sum_n G B
   float *dD, *dbias;                // [blocks][lane]
   float* du;                        // [P][blocks][lane] where the directions share u, else null
 
   BackwardScratch(const Problem& p, int64_t width, Arena& arena) : forward(p, width, arena) {
-    const int64_t lanes = forward.blocks * kWidth, of_chunk = kChunk * p.states * kWidth;
+    const int64_t lanes = forward.blocks * kWidth, of_group = kChunk * kGroup * kWidth + kApart;
     checkpoints = arena.take(chunks_of(p) * lanes * p.states);
     grad = arena.take(lanes * p.states);
     dA = arena.take(lanes * p.states);
-    dB = arena.take(of_chunk);
-    dC = arena.take(of_chunk);
-    decays = arena.take(of_chunk);
-    states = arena.take(of_chunk + p.states * kWidth);
-    dy = arena.take(kChunk * kWidth);
-    by_decay = arena.take(kChunk * kWidth);
-    by_input = arena.take(kChunk * kWidth);
+    dB = arena.take(of_group);
+    dC = arena.take(of_group);
+    decays = arena.take(of_group);
+    states = arena.take(of_group);
+    dy = arena.take(forward.blocks * forward.stride);
+    by_decay = arena.take(forward.blocks * forward.stride);
+    by_input = arena.take(forward.blocks * forward.stride);
     dD = arena.take(lanes);
     dbias = arena.take(lanes);
     du = p.u_directions == 1 ? arena.take(p.positions * lanes) : nullptr;
@@ -55,56 +62,83 @@ static inline Vec sigmoid(Vec x) {
   return select(not_below_or_equal(x, set(0.0f)), set(1.0f) - small, small);
 }
 
-// Fills `decays` and `states` for one block of a chunk, from the state before it.
-template <Exponents kExponents>
-static void replay(const BackwardScratch& m, int64_t block, int64_t states, const float* before, int64_t steps) {
+// kStates states of one block, from n on, forwards over a chunk from the checkpoint `before` it: fills `decays` and
+// `states`, and returns the states after the chunk in `h`.
+template <int kStates, Exponents kExponents>
+EM_INLINE void replay(const BackwardScratch& m, int64_t block, int64_t n, int64_t states, const float* before,
+                      int64_t steps, Vec* h) {
   const ForwardScratch& f = m.forward;
-  const float *a = f.a + block * states * kWidth, *dt = f.dt + block * f.stride, *x = f.x + block * f.stride;
-  memcpy(m.states, before, static_cast<size_t>(states * kWidth) * sizeof(float));
-  for (int64_t s = 0; s < steps; ++s) {
+  const float *a = f.a + (block * states + n) * kWidth, *dt = f.dt + block * f.stride, *x = f.x + block * f.stride;
+  const float* B = f.B + n;
+  float *decays = m.decays, *kept = m.states;
+  for (int i = 0; i < kStates; ++i) h[i] = load(before + (n + i) * kWidth);
+  for (int64_t s = 0; s < steps; ++s, B += states, decays += kStates * kWidth, kept += kStates * kWidth) {
     const Vec t = load(dt + s * kWidth), input = load(x + s * kWidth);
-    for (int64_t n = 0; n < states; ++n) {
-      const int64_t at = (s * states + n) * kWidth;
-      const Vec decay = value(exp2<kExponents>(t, load(a + n * kWidth)));
-      store(m.decays + at, decay);
-      store(m.states + at + states * kWidth, fma(decay, load(m.states + at), input * broadcast(f.B + s * states + n)));
+    for (int i = 0; i < kStates; ++i) {
+      const Vec decay = value(exp2<kExponents>(t, load(a + i * kWidth)));
+      store(decays + i * kWidth, decay);
+      store(kept + i * kWidth, h[i]);
+      h[i] = fma(decay, h[i], input * broadcast(B + i));
     }
   }
 }
 
-// kStates states of one block, from n on, backwards over a chunk.
-template <int kStates>
-static void retreat(const BackwardScratch& m, int64_t block, int64_t n, int64_t states, int64_t steps) {
+// The same states backwards; `h` are those after the chunk. The first block starts dB and dC, the others add to them.
+template <int kStates, bool kFirst>
+EM_INLINE void retreat(const BackwardScratch& m, int64_t block, int64_t n, int64_t states, int64_t steps, Vec* h) {
   const ForwardScratch& f = m.forward;
-  const float *a = f.a + (block * states + n) * kWidth, *dt = f.dt + block * f.stride, *x = f.x + block * f.stride;
-  float *grad = m.grad + (block * states + n) * kWidth, *dA = m.dA + (block * states + n) * kWidth;
-  Vec g[kStates], da[kStates];
+  const int64_t weights = (block * states + n) * kWidth, rows = block * f.stride;
+  Vec g[kStates], dA[kStates];
   for (int i = 0; i < kStates; ++i) {
-    g[i] = load(grad + i * kWidth);
-    da[i] = load(dA + i * kWidth);
+    g[i] = load(m.grad + weights + i * kWidth);
+    dA[i] = load(m.dA + weights + i * kWidth);
   }
   for (int64_t s = steps - 1; s >= 0; --s) {
-    const Vec dy = load(m.dy + s * kWidth), t = load(dt + s * kWidth), input = load(x + s * kWidth);
-    Vec by_decay = load(m.by_decay + s * kWidth), by_input = load(m.by_input + s * kWidth);
+    const int64_t row = rows + s * kWidth;
+    const Vec dy = load(m.dy + row), t = load(f.dt + row), input = load(f.x + row);
+    Vec by_decay = load(m.by_decay + row), by_input = load(m.by_input + row);
     const float *B = f.B + s * states + n, *C = f.C + s * states + n;
     for (int i = 0; i < kStates; ++i) {
-      const int64_t at = (s * states + n + i) * kWidth;
+      const int64_t at = (s * kStates + i) * kWidth;
       const Vec decay = load(m.decays + at);
-      store(m.dC + at, fma(dy, load(m.states + at + states * kWidth), load(m.dC + at)));
+      store(m.dC + at, kFirst ? dy * h[i] : fma(dy, h[i], load(m.dC + at)));
+      h[i] = load(m.states + at);
       g[i] = fma(dy, broadcast(C + i), g[i]);
-      store(m.dB + at, fma(g[i], input, load(m.dB + at)));
+      store(m.dB + at, kFirst ? g[i] * input : fma(g[i], input, load(m.dB + at)));
       by_input = fma(g[i], broadcast(B + i), by_input);
       g[i] = g[i] * decay;
-      const Vec inner = g[i] * load(m.states + at);
-      by_decay = fma(inner, load(a + i * kWidth), by_decay);
-      da[i] = fma(inner, t, da[i]);
+      const Vec inner = g[i] * h[i];
+      by_decay = fma(inner, load(f.a + weights + i * kWidth), by_decay);
+      dA[i] = fma(inner, t, dA[i]);
     }
-    store(m.by_decay + s * kWidth, by_decay);
-    store(m.by_input + s * kWidth, by_input);
+    store(m.by_decay + row, by_decay);
+    store(m.by_input + row, by_input);
   }
   for (int i = 0; i < kStates; ++i) {
-    store(grad + i * kWidth, g[i]);
-    store(dA + i * kWidth, da[i]);
+    store(m.grad + weights + i * kWidth, g[i]);
+    store(m.dA + weights + i * kWidth, dA[i]);
+  }
+}
+
+template <int kStates, Exponents kExponents>
+static void there_and_back(const BackwardScratch& m, int64_t block, int64_t n, int64_t states, const float* before,
+                           int64_t steps) {
+  Vec h[kStates];
+  replay<kStates, kExponents>(m, block, n, states, before, steps, h);
+  if (block == 0) {
+    retreat<kStates, true>(m, block, n, states, steps, h);
+  } else {
+    retreat<kStates, false>(m, block, n, states, steps, h);
+  }
+}
+
+// The sum over the lanes of each of kStates vectors.
+template <int kStates>
+EM_INLINE void write_sums(const float* rows, float* out) {
+  if constexpr (kStates == 4) {
+    sum4(load(rows), load(rows + kWidth), load(rows + 2 * kWidth), load(rows + 3 * kWidth), out);
+  } else {
+    for (int i = 0; i < kStates; ++i) out[i] = sum(load(rows + i * kWidth));
   }
 }
 
@@ -148,6 +182,9 @@ class DirectionBackward {
   }
   int64_t row(int32_t position) const { return task_.batch * p_.positions + position; }
   int64_t delta_at(int32_t position) const { return (row(position) * p_.directions + g_) * p_.channels + task_.first; }
+  const T* dy_row(int32_t position) const {
+    return static_cast<const T*>(task_.dy) + row(position) * p_.channels + task_.first;
+  }
   int64_t u_at(int32_t position) const {
     return (row(position) * p_.u_directions + (m_.du ? 0 : g_)) * p_.channels + task_.first;
   }
@@ -178,62 +215,76 @@ class DirectionBackward {
     const int32_t* order = order_of(chunk);
     const int64_t steps = steps_of(chunk);
     const bool all_small = read_chunk(chunk);
-    memset(m_.dB, 0, static_cast<size_t>(steps * p_.states * kWidth) * sizeof(float));
-    memset(m_.dC, 0, static_cast<size_t>(steps * p_.states * kWidth) * sizeof(float));
-    for (int64_t i = 0; i < f_.blocks; ++i) {
-      const int64_t d = i * kWidth, left = task_.width - d;
-      const float* before = m_.checkpoints + (chunk * f_.blocks + i) * kWidth * p_.states;
-      switch (all_small ? Exponents::kSmall : exponents_of(f_, i, steps)) {
-        case Exponents::kSmall: replay<Exponents::kSmall>(m_, i, p_.states, before, steps); break;
-        case Exponents::kDecaying: replay<Exponents::kDecaying>(m_, i, p_.states, before, steps); break;
-        case Exponents::kAny: replay<Exponents::kAny>(m_, i, p_.states, before, steps); break;
-      }
-      const T* dy = static_cast<const T*>(task_.dy) + task_.first + d;
-      for (int64_t s = 0; s < steps; ++s) {
-        store(m_.dy + s * kWidth, load_lanes(dy + row(order[s]) * p_.channels, left));
-        store(m_.by_decay + s * kWidth, set(0.0f));
-        store(m_.by_input + s * kWidth, set(0.0f));
-      }
-      int64_t n = 0;
-      for (; n + 4 <= p_.states; n += 4) retreat<4>(m_, i, n, p_.states, steps);
-      for (; n < p_.states; ++n) retreat<1>(m_, i, n, p_.states, steps);
-      write_steps(i, order, steps);
-    }
-    const int64_t first = task_.batch * p_.positions;
+    read_output_gradients(order, steps);
+    int64_t n = 0;
+    for (; n + kGroup <= p_.states; n += kGroup) walk_back_states<kGroup>(chunk, n, order, steps, all_small);
+    for (; n < p_.states; ++n) walk_back_states<1>(chunk, n, order, steps, all_small);
+    write_steps(order, steps);
+  }
+
+  // dy of a chunk, row by row, and nothing yet in the sums over the states.
+  void read_output_gradients(const int32_t* order, int64_t steps) const {
     for (int64_t s = 0; s < steps; ++s) {
-      const int64_t at = ((row(order[s]) - first) * p_.directions + g_) * p_.states;
-      for (int64_t n = 0; n < p_.states; ++n) {
-        task_.shares.dB[at + n] = sum(load(m_.dB + (s * p_.states + n) * kWidth));
-        task_.shares.dC[at + n] = sum(load(m_.dC + (s * p_.states + n) * kWidth));
+      const T* dy = dy_row(order[s]);
+      if (s + kAhead < steps) prefetch_row(dy_row(order[s + kAhead]), task_.width);
+      for (int64_t i = 0; i < f_.blocks; ++i) {
+        const int64_t at = i * f_.stride + s * kWidth, d = i * kWidth;
+        store(m_.dy + at, load_lanes(dy + d, task_.width - d));
+        store(m_.by_decay + at, set(0.0f));
+        store(m_.by_input + at, set(0.0f));
       }
     }
   }
 
-  // ddelta and du of one block's chunk, and its part of dD and dbias.
-  void write_steps(int64_t block, const int32_t* order, int64_t steps) const {
-    const int64_t d = block * kWidth, left = task_.width - d;
-    const Vec skip = load(f_.skip + d), bias = load(f_.bias + d);
-    Vec dD = load(m_.dD + d), dbias = load(m_.dbias + d);
-    for (int64_t s = 0; s < steps; ++s) {
-      const Vec dy = load(m_.dy + s * kWidth), by_input = load(m_.by_input + s * kWidth);
-      const Vec u = load_lanes(static_cast<const T*>(p_.u) + u_at(order[s]) + d, left);
-      Vec ddelta = fma(u, by_input, load(m_.by_decay + s * kWidth) * set(kLn2));
-      if (p_.softplus) {
-        ddelta = ddelta * sigmoid(load_lanes(static_cast<const T*>(p_.delta) + delta_at(order[s]) + d, left) + bias);
-      }
-      const Vec du = fma(load(f_.dt + block * f_.stride + s * kWidth), by_input, skip * dy);
-      dD = fma(dy, u, dD);
-      dbias = dbias + ddelta;
-      if (T* out = static_cast<T*>(task_.gradients->delta)) store_lanes(out + delta_at(order[s]) + d, ddelta, left);
-      if (m_.du) {
-        float* to = m_.du + (order[s] * f_.blocks + block) * kWidth;
-        store(to, load(to) + du);
-      } else if (T* out = static_cast<T*>(task_.gradients->u)) {
-        store_lanes(out + u_at(order[s]) + d, du, left);
+  // kStates states of all blocks, from n on.
+  template <int kStates>
+  void walk_back_states(int64_t chunk, int64_t n, const int32_t* order, int64_t steps, bool all_small) const {
+    for (int64_t i = 0; i < f_.blocks; ++i) {
+      const float* before = m_.checkpoints + (chunk * f_.blocks + i) * kWidth * p_.states;
+      switch (all_small ? Exponents::kSmall : exponents_of(f_, i, steps)) {
+        case Exponents::kSmall: there_and_back<kStates, Exponents::kSmall>(m_, i, n, p_.states, before, steps); break;
+        case Exponents::kDecaying:
+          there_and_back<kStates, Exponents::kDecaying>(m_, i, n, p_.states, before, steps);
+          break;
+        case Exponents::kAny: there_and_back<kStates, Exponents::kAny>(m_, i, n, p_.states, before, steps); break;
       }
     }
-    store(m_.dD + d, dD);
-    store(m_.dbias + d, dbias);
+    const int64_t first = task_.batch * p_.positions;
+    for (int64_t s = 0; s < steps; ++s) {
+      const int64_t at = ((row(order[s]) - first) * p_.directions + g_) * p_.states + n;
+      write_sums<kStates>(m_.dB + s * kStates * kWidth, task_.shares.dB + at);
+      write_sums<kStates>(m_.dC + s * kStates * kWidth, task_.shares.dC + at);
+    }
+  }
+
+  // ddelta and du of a chunk, row by row, and its part of dD and dbias.
+  void write_steps(const int32_t* order, int64_t steps) const {
+    const T *deltas = static_cast<const T*>(p_.delta), *us = static_cast<const T*>(p_.u);
+    T *ddeltas = static_cast<T*>(task_.gradients->delta), *dus = static_cast<T*>(task_.gradients->u);
+    for (int64_t s = 0; s < steps; ++s) {
+      const int64_t delta_row = delta_at(order[s]), u_row = u_at(order[s]);
+      if (s + kAhead < steps) {
+        if (ddeltas) prefetch_row<true>(ddeltas + delta_at(order[s + kAhead]), task_.width);
+        if (dus && !m_.du) prefetch_row<true>(dus + u_at(order[s + kAhead]), task_.width);
+      }
+      float* shared = m_.du ? m_.du + order[s] * f_.blocks * kWidth : nullptr;
+      for (int64_t i = 0; i < f_.blocks; ++i) {
+        const int64_t d = i * kWidth, left = task_.width - d, at = i * f_.stride + s * kWidth;
+        const Vec dy = load(m_.dy + at), by_input = load(m_.by_input + at), dt = load(f_.dt + at);
+        const Vec u = load_lanes(us + u_row + d, left);
+        Vec ddelta = fma(u, by_input, load(m_.by_decay + at) * set(kLn2));
+        if (p_.softplus) ddelta = ddelta * sigmoid(load_lanes(deltas + delta_row + d, left) + load(f_.bias + d));
+        const Vec du = fma(dt, by_input, load(f_.skip + d) * dy);
+        store(m_.dD + d, fma(dy, u, load(m_.dD + d)));
+        store(m_.dbias + d, load(m_.dbias + d) + ddelta);
+        if (ddeltas) store_lanes(ddeltas + delta_row + d, ddelta, left);
+        if (shared) {
+          store(shared + d, load(shared + d) + du);
+        } else if (dus) {
+          store_lanes(dus + u_row + d, du, left);
+        }
+      }
+    }
   }
 
   void write_weights(int64_t at) const {

@@ -79,10 +79,20 @@ static bool load_steps(const ForwardTask& task, const ForwardScratch& m, int64_t
   const int64_t whole = task.width / kWidth, blocks = m.blocks;
   StepRows rows = {m.bias, m.small, m.skip, m.dt, m.x, m.out, m.stride};
   Mask large = none();
+  const auto delta_row = [&](int32_t position) {
+    const int64_t row = (task.batch * p.positions + position) * p.directions + direction;
+    return static_cast<const T*>(p.delta) + row * p.channels + task.first;
+  };
+  const auto u_row = [&](int32_t position) {
+    const int64_t row = (task.batch * p.positions + position) * p.u_directions + u_direction;
+    return static_cast<const T*>(p.u) + row * p.channels + task.first;
+  };
   for (int64_t s = 0; s < steps; ++s, rows.dt += kWidth, rows.x += kWidth, rows.out += kWidth) {
-    const int64_t row = task.batch * p.positions + order[s];
-    const T* delta = static_cast<const T*>(p.delta) + (row * p.directions + direction) * p.channels + task.first;
-    const T* u = static_cast<const T*>(p.u) + (row * p.u_directions + u_direction) * p.channels + task.first;
+    const T *delta = delta_row(order[s]), *u = u_row(order[s]);
+    if (s + kAhead < steps) {
+      prefetch_row(delta_row(order[s + kAhead]), task.width);
+      prefetch_row(u_row(order[s + kAhead]), task.width);
+    }
     int64_t i = 0;
     for (; i + kTogether <= whole; i += kTogether, delta += kTogether * kWidth, u += kTogether * kWidth) {
       large = large | load_step<kTogether, kSoftplus, true>(rows, i, delta, u, 0);

@@ -51,6 +51,16 @@ static inline void store_lanes(T* p, Vec a, int64_t left) {
   }
 }
 
+// Rows are read in the order of the scan, a piece of each: processors do not foresee where the next one lies. So each is
+// asked for this many steps before it is needed.
+constexpr int64_t kAhead = 4;
+
+template <bool kToWrite = false, typename T>
+static inline void prefetch_row(const T* row, int64_t width) {
+  constexpr int64_t kLine = kAlign * static_cast<int64_t>(sizeof(float) / sizeof(T));
+  for (int64_t d = 0; d < width; d += kLine) __builtin_prefetch(row + d, kToWrite ? 1 : 0);
+}
+
 // Subnormal operands and results count as zero while one of these lives: decaying states would otherwise pass through
 // the slow subnormal range of many processors on their way to zero.
 class FlushSubnormals {

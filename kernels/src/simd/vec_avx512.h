@@ -65,3 +65,13 @@ static inline bool any(Mask a) { return a.v != 0; }
 static inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m.v, no.v, yes.v)}; }
 
 static inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+
+// Four sums at once: half of the instructions.
+static inline __m256 half_sum(Vec a) {
+  return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+}
+static inline void sum4(Vec a, Vec b, Vec c, Vec d, float* out) {
+  const __m256 halves =
+      _mm256_hadd_ps(_mm256_hadd_ps(half_sum(a), half_sum(b)), _mm256_hadd_ps(half_sum(c), half_sum(d)));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+}

@@ -58,3 +58,6 @@ static inline bool any(Mask a) { return vmaxvq_u32(a.v) != 0; }
 static inline Vec select(Mask m, Vec yes, Vec no) { return {vbslq_f32(m.v, yes.v, no.v)}; }
 
 static inline float sum(Vec a) { return vaddvq_f32(a.v); }
+static inline void sum4(Vec a, Vec b, Vec c, Vec d, float* out) {
+  vst1q_f32(out, vpaddq_f32(vpaddq_f32(a.v, b.v), vpaddq_f32(c.v, d.v)));
+}

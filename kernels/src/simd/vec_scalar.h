@@ -44,3 +44,9 @@ static inline bool any(Mask a) { return a.v; }
 static inline Vec select(Mask m, Vec yes, Vec no) { return m.v ? yes : no; }
 
 static inline float sum(Vec a) { return a.v; }
+static inline void sum4(Vec a, Vec b, Vec c, Vec d, float* out) {
+  out[0] = a.v;
+  out[1] = b.v;
+  out[2] = c.v;
+  out[3] = d.v;
+}
