@@ -72,10 +72,10 @@ class BidirectionalMixer(nn.Module):
         batch, length, _ = x.shape
         to_value, to_gate = self.in_proj.weight.split(self.d_inner)
         gate = F.silu(F.linear(x, to_gate))
-        forward, backward = self._convolve(F.linear(x, to_value))
+        u = self._convolve(F.linear(x, to_value))
 
         # (B, L, 2, R + 2N): each direction's step size, B and C, all functions of its own value at the same token.
-        projected = torch.stack([self.x_proj(forward), self.x_proj_b(backward)], dim=2)
+        projected = torch.stack([self.x_proj(u[:, :, 0]), self.x_proj_b(u[:, :, 1])], dim=2)
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # Without dt_proj's bias, which is the scan's. One product with a block-diagonal matrix writes both directions'
         # rows where the scan reads them.
@@ -83,7 +83,7 @@ class BidirectionalMixer(nn.Module):
         delta = F.linear(dt.reshape(batch, length, 2 * self.dt_rank), to_delta)
 
         y = selective_scan(
-            torch.stack([forward, backward], dim=2),
+            u,
             delta.view(batch, length, 2, self.d_inner),
             -torch.exp(at_least_float32(torch.stack([self.A_log, self.A_b_log]))),
             B,
@@ -96,16 +96,19 @@ class BidirectionalMixer(nn.Module):
         out = F.linear(y * gate, weight)
         return out if self.gamma is None else out * self.gamma
 
-    def _convolve(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L, E) -> SiLU of the causal and of the anti-causal depthwise convolution, each (B, L, E).
+    def _convolve(self, value: Tensor) -> Tensor:
+        """(B, L, E) -> (B, L, 2, E): SiLU of the causal and of the anti-causal depthwise convolution, side by side.
 
-        Written as 2-D convolutions over a map of one row, (B, E, 1, L) seen through channels-last strides: the form for
-        which PyTorch and ONNX Runtime have vectorised depthwise kernels, and copy nothing.
+        One 2-D convolution of both over a map of one row, (B, 2E, 1, L) seen through channels-last strides: the form for
+        which PyTorch and ONNX Runtime have vectorised depthwise kernels, and whose result is the scan's ``u`` as it lies.
+        Taps of zero make a causal filter and an anti-causal one of the same extent.
         """
         batch, length, inner = value.shape
-        row = value.reshape(batch, 1, length, inner).permute(0, 3, 1, 2)
+        row = torch.cat([value, value], dim=2).reshape(batch, 1, length, 2 * inner).permute(0, 3, 1, 2)
         before = self.d_conv - 1
-        causal = F.conv2d(F.pad(row, (before, 0)), self.conv1d.weight.unsqueeze(2), self.conv1d.bias, groups=inner)
-        taps = self.conv1d_b.weight.flip(2).unsqueeze(2)
-        anticausal = F.conv2d(F.pad(row, (0, before)), taps, self.conv1d_b.bias, groups=inner)
-        return tuple(F.silu(y.permute(0, 2, 3, 1).squeeze(1)) for y in (causal, anticausal))  # type: ignore[return-value]
+        causal = F.pad(self.conv1d.weight, (0, before))
+        anticausal = F.pad(self.conv1d_b.weight.flip(2), (before, 0))
+        taps = torch.cat([causal, anticausal]).unsqueeze(2)
+        bias = torch.cat([self.conv1d.bias, self.conv1d_b.bias])  # type: ignore[list-item]
+        y = F.conv2d(row, taps, bias, padding=(0, before), groups=2 * inner)
+        return F.silu(y.permute(0, 2, 3, 1)).reshape(batch, length, 2, inner)
