@@ -1,16 +1,19 @@
 """Forward and backward of one Vim-Tiny layer on the CPU: our scan beside the same layer scanning in plain PyTorch.
 
-    python benchmarks/scan_training_cpu.py [--batch 4] [--threads 2] [--seconds 6] [--json FILE] [--check]
+    python benchmarks/scan_training_cpu.py [--batches 1,4,16] [--threads 2] [--seconds 6] [--json FILE] [--check]
 
 The layer is the first of ``vim_tiny`` at 224 (197 positions, 384 channels, 16 states, two directions), float32, fresh
-weights. The peer is the very same module whose mixer calls ``edgemamba.train.reference_scan``: the step loop, through
-PyTorch's autograd. Both are timed in alternation in one process, least of the calls; that both give the same output and the
-same gradients is checked first. The scan alone is timed beside, as is the layer with a scan that costs nothing (it returns
-u): what no kernel can pass. PyTorch's threads do not spin while they wait (OMP_WAIT_POLICY=PASSIVE, unless the environment
-says otherwise), for either.
+weights; the gradient of its output is given, as the layer above would. The peer is the very same module whose mixer calls
+``edgemamba.train.reference_scan``: the step loop, through PyTorch's autograd. Both are timed in alternation in one process,
+least of the calls; that both give the same output and the same gradients is checked first. The scan alone is timed beside, as
+is the layer with a scan that costs nothing (it returns u, and needs no gradient of its other inputs): what no kernel can pass.
 
-The bar, 20, is for the scan at the layer's extents, which is what `scan_cpu.py` too calls a Vim-Tiny layer. The whole layer has
-none: its projections and convolutions, the same in both, bound its ratio by the last line's.
+The bar, 20, is for the scan at the layer's extents, which is what `scan_cpu.py` too calls a layer. The whole layer has none: its
+projections and convolutions, the same in both, bound its ratio by the last line's.
+
+PyTorch's threads wait as the environment says, by default spinning for a while. With OMP_WAIT_POLICY=PASSIVE they sleep: the step
+loop's thousands of small loops then take two to three times as long, our scan and the rest of the layer hardly more, and every
+ratio flatters us. So the default is what the bar is for.
 """
 
 from __future__ import annotations
@@ -21,10 +24,8 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
-
-# Read when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from scan_cpu import least
@@ -67,13 +68,13 @@ def layer_step(scan: Scan, batch: int) -> Step:
     ]
     inputs = [x.requires_grad_() for x in arguments if isinstance(x, Tensor) and x.is_floating_point()]
     leaves = [*inputs, *layer.parameters()]
+    above = torch.randn_like(inputs[0])
 
     def step() -> list[Tensor]:
         with mock.patch("edgemamba.train.models.vim_mixer.selective_scan", scan):
             out = layer(*arguments)
         outputs = [x for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor) and x.requires_grad]
-        total = torch.stack([(x * x).sum() for x in outputs]).sum()
-        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        gradients = torch.autograd.grad(outputs, leaves, [above] * len(outputs), allow_unused=True)
         return [x.detach() for x in (*outputs, *gradients) if x is not None]
 
     return step
@@ -99,10 +100,11 @@ def scan_step(scan: Scan, batch: int) -> Step:
     forwards = torch.arange(positions, dtype=torch.int32)
     order = torch.stack([forwards, forwards.flip(0)])
     leaves = [x.requires_grad_() for x in floating]
+    above = normal(batch, positions, channels)
 
     def step() -> list[Tensor]:
         y = scan(*floating, order, True)
-        return [y.detach(), *torch.autograd.grad((y * y).sum(), leaves)]
+        return [y.detach(), *torch.autograd.grad(y, leaves, above)]
 
     return step
 
@@ -128,39 +130,44 @@ def measure(make: Callable[[Scan, int], Step], batch: int, seconds: float, floor
     return best
 
 
+def compare(batch: int, seconds: float) -> dict[str, Any]:
+    """Both comparisons at one batch, printed; a row of the document."""
+    layer = measure(layer_step, batch, seconds, floor=True)
+    scan = measure(scan_step, batch, seconds, floor=False)
+    ratios = {name: ms["reference"] / ms["ours"] for name, ms in (("layer", layer), ("scan", scan))}
+    ratios["layer_with_free_scan"] = layer["reference"] / layer["free"]
+    print(f"Vim-Tiny layer, batch {batch}, {torch.get_num_threads()} threads, forward and backward, float32")
+    for name, ms in (("layer", layer), ("scan", scan)):
+        figures = ", ".join(f"{contender} {value:.2f} ms" for contender, value in ms.items())
+        print(f"  {name}: {figures}; {ratios[name]:.1f} times faster")
+    print(f"  with a scan in no time the layer would be {ratios['layer_with_free_scan']:.1f} times faster")
+    if ratios["scan"] < BAR:
+        print(f"  bar missed: the scan is {ratios['scan']:.1f} times faster; the bar is {BAR:g}")
+    return {"batch": batch, "layer_ms": layer, "scan_ms": scan, "ratios": ratios}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batches", default="1,4,16", help="batch sizes, one after the other")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6.0, help="for each contender")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--check", action="store_true", help="exit 1 when the bar is missed")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    layer = measure(layer_step, options.batch, options.seconds, floor=True)
-    scan = measure(scan_step, options.batch, options.seconds, floor=False)
-    ratios = {name: ms["reference"] / ms["ours"] for name, ms in (("layer", layer), ("scan", scan))}
-    print(f"Vim-Tiny layer, batch {options.batch}, {options.threads} threads, forward and backward, float32")
-    for name, ms in (("layer", layer), ("scan", scan)):
-        figures = ", ".join(f"{contender} {value:.2f} ms" for contender, value in ms.items())
-        print(f"  {name}: {figures}; {ratios[name]:.1f} times faster")
-    print(f"  with a scan in no time the layer would be {layer['reference'] / layer['free']:.1f} times faster")
-    missed = ratios["scan"] < BAR
-    if missed:
-        print(f"bar missed: the scan is {ratios['scan']:.1f} times faster; the bar is {BAR:g}")
+    rows = [compare(int(batch), options.seconds) for batch in options.batches.split(",")]
     if options.json:
         document = {
             "benchmark": "scan_training_cpu",
             **provenance(),
             "torch": package_version("torch"),
-            "batch": options.batch,
+            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
             "threads": options.threads,
-            "layer_ms": layer,
-            "scan_ms": scan,
-            "ratios": ratios,
+            "rows": rows,
             "bar": BAR,
         }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
+    missed = any(row["ratios"]["scan"] < BAR for row in rows)
     return int(missed and options.check)
 
 

@@ -41,21 +41,37 @@ int em_selective_scan(const em_scan_inputs* inputs, const em_tensor* y, const em
   return guarded(message, [&] {
     Problem problem;
     if (!read_inputs(inputs, &problem, message) || !check_output(y, "y", problem, message)) return EM_INVALID_ARGUMENT;
-    return static_cast<em_status>(scan_forward(problem, y->data, executor));
+    return static_cast<em_status>(scan_forward(problem, y->data, nullptr, executor));
   });
 }
 
-int em_selective_scan_backward(const em_scan_inputs* inputs, const em_tensor* dy, const em_scan_gradients* gradients,
-                               const em_executor* executor, char* text, size_t text_size) {
+int em_selective_scan_checkpointed(const em_scan_inputs* inputs, const em_tensor* y, const em_tensor* checkpoints,
+                                   const em_executor* executor, char* text, size_t text_size) {
+  const Message message(text, text_size);
+  return guarded(message, [&] {
+    Problem problem;
+    if (!read_inputs(inputs, &problem, message) || !check_output(y, "y", problem, message) ||
+        !check_checkpoints(checkpoints, problem, message)) {
+      return EM_INVALID_ARGUMENT;
+    }
+    return static_cast<em_status>(scan_forward(problem, y->data, static_cast<float*>(checkpoints->data), executor));
+  });
+}
+
+int em_selective_scan_backward(const em_scan_inputs* inputs, const em_tensor* dy, const em_tensor* checkpoints,
+                               const em_scan_gradients* gradients, const em_executor* executor, char* text,
+                               size_t text_size) {
   const Message message(text, text_size);
   return guarded(message, [&] {
     Problem problem;
     Gradients wanted;
     if (!read_inputs(inputs, &problem, message) || !check_output(dy, "dy", problem, message) ||
+        (checkpoints != nullptr && !check_checkpoints(checkpoints, problem, message)) ||
         !read_gradients(gradients, problem, &wanted, message)) {
       return EM_INVALID_ARGUMENT;
     }
-    return static_cast<em_status>(scan_backward(problem, dy->data, wanted, executor));
+    const float* kept = checkpoints == nullptr ? nullptr : static_cast<const float*>(checkpoints->data);
+    return static_cast<em_status>(scan_backward(problem, dy->data, kept, wanted, executor));
   });
 }
 

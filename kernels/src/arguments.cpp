@@ -12,11 +12,13 @@ namespace {
 // What one argument must look like. `extent` entries of kAny take what is given (and are read back by the caller).
 constexpr int64_t kAny = -1;
 
+constexpr int kMostRank = 5;
+
 struct Expectation {
   const char* name;
   const char* layout;  // in the contract's letters, for the message
   int32_t rank;
-  int64_t extent[4];
+  int64_t extent[kMostRank];
 };
 
 const char* dtype_name(int32_t dtype) {
@@ -81,7 +83,7 @@ bool check_shape(const em_tensor& tensor, const Expectation& want, const Message
   }
   if (!matches) {
     char found[160], expected[160];
-    int64_t extents[4];
+    int64_t extents[kMostRank];
     for (int32_t i = 0; i < want.rank; ++i) extents[i] = want.extent[i] == kAny ? tensor.shape[i] : want.extent[i];
     print_shape(tensor.shape, tensor.rank, found, sizeof found);
     print_shape(extents, want.rank, expected, sizeof expected);
@@ -225,6 +227,23 @@ bool check_output(const em_tensor* tensor, const char* name, const Problem& p, c
   }
   return check_dtype(*tensor, name, p.dtype, message) &&
          check_shape(*tensor, {name, "(B, P, D)", 3, {p.batch, p.positions, p.channels, 0}}, message);
+}
+
+bool check_checkpoints(const em_tensor* tensor, const Problem& p, const Message& message) {
+  if (tensor == nullptr) {
+    message.set("checkpoints: NULL");
+    return false;
+  }
+  if (p.dtype == EM_F64) {
+    message.set("checkpoints: float64 keeps none");
+    return false;
+  }
+  const int64_t chunks = (p.steps + EM_CHECKPOINT_STEPS - 1) / EM_CHECKPOINT_STEPS;
+  return check_dtype(*tensor, "checkpoints", EM_F32, message) &&
+         check_shape(*tensor,
+                     {"checkpoints", "(B, ceil(S / 32), G, N, D)", 5,
+                      {p.batch, chunks, p.directions, p.states, p.channels}},
+                     message);
 }
 
 bool read_gradients(const em_scan_gradients* gradients, const Problem& p, Gradients* out, const Message& message) {

@@ -151,7 +151,7 @@ int thread_count(const em_executor* executor) {
 }
 
 bool parallel_for(const em_executor* executor, int threads, Task task, void* data, size_t count) {
-  if (count > 1 && executor != nullptr && executor->parallel_for != nullptr) {
+  if (threads > 1 && count > 1 && executor != nullptr && executor->parallel_for != nullptr) {
     return executor->parallel_for(executor->context, task, data, count) == 0;
   }
   Pool* workers = threads > 1 && count > 1 ? pool() : nullptr;
@@ -164,3 +164,19 @@ bool parallel_for(const em_executor* executor, int threads, Task task, void* dat
 }
 
 }  // namespace edgemamba
+
+extern "C" int em_openmp_parallel_for(void* openmp, void (*task)(void*, size_t), void* data, size_t count) {
+  struct Region {
+    edgemamba::Task task;
+    void* data;
+    size_t count;
+    std::atomic<size_t> next;
+  } region = {task, data, count, {0}};
+  const auto* const library = static_cast<const em_openmp*>(openmp);
+  const auto body = [](void* shared) {
+    auto* const mine = static_cast<Region*>(shared);
+    for (size_t i; (i = mine->next.fetch_add(1, std::memory_order_relaxed)) < mine->count;) mine->task(mine->data, i);
+  };
+  library->parallel(body, &region, library->threads, 0);
+  return 0;
+}

@@ -57,7 +57,7 @@ void add_parts(float* first, int64_t count, int64_t parts, int64_t stride) {
   }
 }
 
-int simd_forward(const Problem& p, void* y, const em_executor* executor) {
+int simd_forward(const Problem& p, void* y, float* checkpoints, const em_executor* executor) {
   const Kernels& isa = kernels();
   const int threads = threads_for(p, executor);
   const int64_t tasks = threads == 1 ? 1 : threads * kTasksPerThread;
@@ -65,13 +65,14 @@ int simd_forward(const Problem& p, void* y, const em_executor* executor) {
   return run_tasks(executor, threads, p.batch * blocks.count, [&](int64_t task) {
     const int64_t first = task % blocks.count * blocks.size;
     const int64_t channels = std::min(blocks.size, p.channels - first);
-    isa.forward({&p, task / blocks.count, first, channels, y, scratch(isa.forward_scratch(p, channels))});
+    isa.forward({&p, task / blocks.count, first, channels, y, checkpoints, scratch(isa.forward_scratch(p, channels))});
   });
 }
 
 // Sums over the channels (dB, dC) and over the batch (dA, dD, dbias) are kept apart for each block and each batch
 // element and added in that order at the end: the result does not depend on which thread was first.
-int simd_backward(const Problem& p, const void* dy, const Gradients& out, const em_executor* executor) {
+int simd_backward(const Problem& p, const void* dy, const float* checkpoints, const Gradients& out,
+                  const em_executor* executor) {
   const Kernels& isa = kernels();
   const int threads = threads_for(p, executor);
   const int64_t wanted = ceil_div(kBackwardTasks, std::max<int64_t>(1, p.batch));
@@ -88,7 +89,8 @@ int simd_backward(const Problem& p, const void* dy, const Gradients& out, const 
     const int64_t channels = std::min(blocks.size, p.channels - first);
     const int64_t at = block * projections + b * projection;
     const Shares shares{&dB[at], &dC[at], &dA[b * decays], &dD[b * weights], &dbias[b * weights]};
-    isa.backward({&p, b, first, channels, dy, &out, shares, scratch(isa.backward_scratch(p, channels))});
+    float* const memory = scratch(isa.backward_scratch(p, channels, checkpoints != nullptr));
+    isa.backward({&p, b, first, channels, dy, checkpoints, &out, shares, memory});
   });
   if (status != EM_OK) return status;
 
@@ -118,14 +120,15 @@ int simd_backward(const Problem& p, const void* dy, const Gradients& out, const 
 
 }  // namespace
 
-int scan_forward(const Problem& p, void* y, const em_executor* executor) {
+int scan_forward(const Problem& p, void* y, float* checkpoints, const em_executor* executor) {
   if (p.dtype == EM_F64) return double_forward(p, static_cast<double*>(y), executor);
-  return simd_forward(p, y, executor);
+  return simd_forward(p, y, checkpoints, executor);
 }
 
-int scan_backward(const Problem& p, const void* dy, const Gradients& gradients, const em_executor* executor) {
+int scan_backward(const Problem& p, const void* dy, const float* checkpoints, const Gradients& gradients,
+                  const em_executor* executor) {
   if (p.dtype == EM_F64) return double_backward(p, static_cast<const double*>(dy), gradients, executor);
-  return simd_backward(p, dy, gradients, executor);
+  return simd_backward(p, dy, checkpoints, gradients, executor);
 }
 
 }  // namespace edgemamba

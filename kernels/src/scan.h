@@ -6,8 +6,10 @@
 
 namespace edgemamba {
 
-int scan_forward(const Problem& problem, void* y, const em_executor* executor);
-int scan_backward(const Problem& problem, const void* dy, const Gradients& gradients, const em_executor* executor);
+// `checkpoints` may be null in both: not kept, or not there. float64 has none.
+int scan_forward(const Problem& problem, void* y, float* checkpoints, const em_executor* executor);
+int scan_backward(const Problem& problem, const void* dy, const float* checkpoints, const Gradients& gradients,
+                  const em_executor* executor);
 
 }  // namespace edgemamba
 

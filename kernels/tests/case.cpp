@@ -124,6 +124,8 @@ Case::Case(const Extents& e, int32_t element, unsigned seed, double delta_mean, 
   delta_bias = make(parameter, {e.G, e.D}, 0, softplus ? 0.5 : 0);
   y = make(dtype, {e.B, e.P, e.D});  // not zeroed: every element must be written
   dy = make(dtype, {e.B, e.P, e.D});
+  const int64_t chunks = (e.S + EM_CHECKPOINT_STEPS - 1) / EM_CHECKPOINT_STEPS;
+  checkpoints = make(EM_F32, {e.B, chunks, e.G, e.N, e.D});
   for (int64_t g = 0; g < e.G; ++g) {
     std::vector<int32_t> positions(static_cast<size_t>(e.P));
     std::iota(positions.begin(), positions.end(), 0);
@@ -149,12 +151,21 @@ int Case::forward(const em_executor* executor) {
   return em_selective_scan(&in, &out, executor, message, sizeof message);
 }
 
-int Case::backward(const em_executor* executor) {
+int Case::backward(const em_executor* executor) { return backward(nullptr, executor); }
+
+int Case::forward_and_backward(const em_executor* executor) {
+  const em_scan_inputs in = inputs();
+  const em_tensor out = y.view(), kept = checkpoints.view();
+  const int status = em_selective_scan_checkpointed(&in, &out, &kept, executor, message, sizeof message);
+  return status == EM_OK ? backward(&kept, executor) : status;
+}
+
+int Case::backward(const em_tensor* kept, const em_executor* executor) {
   const em_scan_inputs in = inputs();
   const em_tensor upstream = dy.view();
   const em_scan_gradients out = {gradients[0].view(), gradients[1].view(), gradients[2].view(), gradients[3].view(),
                                  gradients[4].view(), gradients[5].view(), gradients[6].view()};
-  return em_selective_scan_backward(&in, &upstream, &out, executor, message, sizeof message);
+  return em_selective_scan_backward(&in, &upstream, kept, &out, executor, message, sizeof message);
 }
 
 std::vector<double> Case::reference_forward() const {

@@ -40,6 +40,8 @@ class Case {
   // Both return the status; the message is in `message`.
   int forward(const em_executor* executor = nullptr);
   int backward(const em_executor* executor = nullptr);
+  // The same pair, the backward call with the states that the forward call keeps. Not for float64.
+  int forward_and_backward(const em_executor* executor = nullptr);
   std::vector<double> reference_forward() const;
   // The seven gradients in the order of the inputs.
   std::vector<std::vector<double>> reference_backward() const;
@@ -48,12 +50,14 @@ class Case {
   Extents extents;
   int32_t dtype;
   bool softplus;
-  Tensor u, delta, A, B, C, D, delta_bias, y, dy;
+  Tensor u, delta, A, B, C, D, delta_bias, y, dy, checkpoints;
   std::vector<int32_t> order;
   std::vector<Tensor> gradients;
   char message[256] = "";
 
  private:
+  int backward(const em_tensor* kept, const em_executor* executor);
+
   std::vector<int64_t> order_shape_;
 };
 

@@ -1,10 +1,11 @@
-// Threads: any number gives the same bits; callers at once; a child after fork; the caller's own pool.
+// Threads: any number gives the same bits; callers at once; a child after fork; the caller's own pool; OpenMP's.
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstring>
 #include <thread>
+#include <vector>
 
 #include "case.h"
 #include "check.h"
@@ -98,10 +99,39 @@ void callers_pool() {
     fail("refusal: %s", theirs.message);
 }
 
+// Stands for GOMP_parallel: `threads` threads, the caller among them, each run the body once.
+unsigned regions = 0, threads_of_last = 0;
+void three_threads(void (*body)(void*), void* data, unsigned threads, unsigned) {
+  ++regions;
+  threads_of_last = threads;
+  std::vector<std::thread> others;
+  for (unsigned i = 1; i < threads; ++i) others.emplace_back(body, data);
+  body(data);
+  for (auto& other : others) other.join();
+}
+
+void openmp() {
+  Case own(kLarge, EM_F32, 8), theirs(kLarge, EM_F32, 8);
+  own.forward();
+  own.backward();
+  em_openmp library = {three_threads, 3};
+  const em_executor executor = {3, &library, em_openmp_parallel_for};
+  if (theirs.forward(&executor) || theirs.backward(&executor)) fail("OpenMP: %s", theirs.message);
+  if (theirs.y.bytes() != own.y.bytes()) fail("y differs on OpenMP's threads");
+  for (size_t i = 0; i < own.gradients.size(); ++i) {
+    if (theirs.gradients[i].bytes() != own.gradients[i].bytes()) fail("gradient %zu differs on OpenMP's threads", i);
+  }
+  if (regions < 2 || threads_of_last != 3) fail("OpenMP: %u regions of %u threads", regions, threads_of_last);
+  regions = 0;
+  const em_executor alone = {1, &library, em_openmp_parallel_for};
+  if (theirs.forward(&alone) || regions != 0) fail("one thread: %u regions", regions);
+}
+
 }  // namespace
 
 void test_executor() {
   same_bits_on_any_threads();
   callers_at_once();
   callers_pool();
+  openmp();
 }

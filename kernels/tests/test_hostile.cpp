@@ -89,7 +89,7 @@ void test_hostile() {
   if (em_selective_scan(&in, nullptr, nullptr, nullptr, 0) != EM_INVALID_ARGUMENT) fail("NULL y accepted");
   const em_tensor dy = c.dy.view();
   char message[8];
-  if (em_selective_scan_backward(&in, &dy, nullptr, nullptr, message, sizeof message) != EM_INVALID_ARGUMENT ||
+  if (em_selective_scan_backward(&in, &dy, nullptr, nullptr, nullptr, message, sizeof message) != EM_INVALID_ARGUMENT ||
       std::strlen(message) != sizeof message - 1) {
     fail("NULL gradients: message not cut to its buffer");
   }
@@ -97,8 +97,27 @@ void test_hostile() {
   gradients.A = c.gradients[2].view();
   gradients.A.rank = 2;
   char line[256];
-  if (em_selective_scan_backward(&in, &dy, &gradients, nullptr, line, sizeof line) != EM_INVALID_ARGUMENT ||
+  if (em_selective_scan_backward(&in, &dy, nullptr, &gradients, nullptr, line, sizeof line) != EM_INVALID_ARGUMENT ||
       std::strncmp(line, "gradient of A: rank", 19) != 0) {
     fail("bad gradient: \"%s\"", line);
+  }
+
+  const em_tensor y = c.y.view();
+  if (em_selective_scan_checkpointed(&in, &y, nullptr, nullptr, line, sizeof line) != EM_INVALID_ARGUMENT ||
+      std::strcmp(line, "checkpoints: NULL") != 0) {
+    fail("NULL checkpoints: \"%s\"", line);
+  }
+  Tensor more(EM_F32, {1, 2, 1, 2, 3}, std::vector<double>(12));
+  const em_tensor too_many = more.view();
+  const em_scan_gradients none = {};
+  if (em_selective_scan_checkpointed(&in, &y, &too_many, nullptr, line, sizeof line) != EM_INVALID_ARGUMENT ||
+      em_selective_scan_backward(&in, &dy, &too_many, &none, nullptr, line, sizeof line) != EM_INVALID_ARGUMENT ||
+      std::strncmp(line, "checkpoints: shape", 18) != 0) {
+    fail("checkpoints of another shape: \"%s\"", line);
+  }
+  Case wide({1, 4, 1, 1, 3, 2, 4}, EM_F64, 1);
+  if (wide.forward_and_backward() != EM_INVALID_ARGUMENT ||
+      std::strcmp(wide.message, "checkpoints: float64 keeps none") != 0) {
+    fail("float64 checkpoints: \"%s\"", wide.message);
   }
 }

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgemamba.runtime import native
 from edgemamba.runtime.errors import ScanArgumentError
 from edgemamba.train.reference_scan import selective_scan_reference
 from edgemamba.train.scan_orders import scan_order
@@ -116,6 +117,57 @@ def test_opcheck() -> None:
     plain = tuple(make_inputs(dtype=torch.float32).values())
     mask = [True, False, True, True, False, True, True]
     torch.library.opcheck(torch.ops.edgemamba.selective_scan_backward.default, (dy, *plain, True, mask))
+
+
+@pytest.mark.parametrize(
+    "case", [{}, {"positions": 70, "steps": 65, "channels": 19}, {"batch": 0}, {"steps": 0}], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_with_kept_checkpoints_equal_those_that_find_them_again(
+    case: dict[str, int], dtype: torch.dtype
+) -> None:
+    inputs = make_inputs(**case, dtype=dtype)  # type: ignore[arg-type]
+    arguments = (*inputs.values(), True)
+    y, checkpoints = torch.ops.edgemamba.selective_scan_checkpointed(*arguments)
+    assert torch.equal(y, torch.ops.edgemamba.selective_scan(*arguments))
+    torch.library.opcheck(torch.ops.edgemamba.selective_scan_checkpointed.default, arguments)
+    dy, mask = torch.randn_like(y), [True] * 7
+    backward = torch.ops.edgemamba.selective_scan_backward
+    kept = backward(dy, *arguments, mask, checkpoints)
+    for ours, again in zip(kept, backward(dy, *arguments, mask), strict=True):
+        torch.testing.assert_close(ours, again, rtol=1e-6, atol=1e-6)
+    torch.library.opcheck(backward.default, (dy, *arguments, mask, checkpoints))
+
+
+def test_checkpoints_are_kept_only_where_a_gradient_will_be_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    forward = native.scan_forward
+    monkeypatch.setattr(
+        native, "scan_forward", lambda *args, **named: (kept.append(len(args) > 4), forward(*args, **named))
+    )
+    inputs = make_inputs(dtype=torch.float32)
+    selective_scan(**inputs)
+    inputs["A"].requires_grad_()
+    with torch.no_grad():
+        selective_scan(**inputs)
+    y = selective_scan(**inputs)
+    assert kept == [False, False, True]
+    y.sum().backward()
+    graph = torch.export.export(Scanning(), tuple(inputs.values())).graph
+    targets = {node.target for node in graph.nodes if node.op == "call_function"}
+    assert targets == {torch.ops.edgemamba.selective_scan.default}, "exporters know one operator"
+
+
+class Scanning(torch.nn.Module):
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return selective_scan(*inputs)
+
+
+def test_checkpoints_of_another_shape_are_refused() -> None:
+    inputs = make_inputs(dtype=torch.float32)
+    y, checkpoints = torch.ops.edgemamba.selective_scan_checkpointed(*inputs.values(), True)
+    with pytest.raises(ScanArgumentError, match=r"^checkpoints: shape"):
+        torch.ops.edgemamba.selective_scan_backward(y, *inputs.values(), True, [True] * 7, checkpoints[:, :, :1])
 
 
 def test_only_wanted_gradients_are_computed() -> None:

@@ -35,7 +35,10 @@
 extern "C" {
 #endif
 
-#define EM_ABI_VERSION 1
+#define EM_ABI_VERSION 2
+
+/* Between two checkpoints of the states. */
+#define EM_CHECKPOINT_STEPS 32
 
 /* The numbers of ONNX's TensorProto.DataType, so that no adapter needs a table of its own. */
 enum em_dtype { EM_F32 = 1, EM_I32 = 6, EM_F16 = 10, EM_F64 = 11, EM_BF16 = 16 };
@@ -63,6 +66,17 @@ typedef struct em_executor {
   int (*parallel_for)(void* context, void (*task)(void* data, size_t index), void* data, size_t count);
 } em_executor;
 
+/* An OpenMP library of the process as an executor's threads: parallel_for = em_openmp_parallel_for, context = one of these.
+ * A program whose own loops run on OpenMP's threads (PyTorch's do) then has one set of threads, not two that wait for work
+ * on the same cores. */
+typedef struct em_openmp {
+  /* GOMP_parallel of that library: GNU's has it, LLVM's and Intel's too. */
+  void (*parallel)(void (*body)(void* data), void* data, unsigned threads, unsigned flags);
+  uint32_t threads;
+} em_openmp;
+
+EM_API int em_openmp_parallel_for(void* openmp, void (*task)(void* data, size_t index), void* data, size_t count);
+
 /* Gradients in the dtype and shape of their inputs; an entry whose data is NULL is not wanted and not computed. */
 typedef struct em_scan_gradients {
   em_tensor u, delta, A, B, C, D, delta_bias;
@@ -75,10 +89,17 @@ EM_API int em_abi_version(void);
 EM_API int em_selective_scan(const em_scan_inputs* inputs, const em_tensor* y, const em_executor* executor,
                              char* message, size_t message_size);
 
-/* Gradients of sum(y * dy). States are recomputed from a checkpoint at every 32nd step (float64: every sqrt(S)-th): a
- * running task holds S / 32 * N floats for each of its channels, never S * N. The sums are added in an order that does not
- * depend on the threads: the same call gives the same bits on any number of them. */
-EM_API int em_selective_scan_backward(const em_scan_inputs* inputs, const em_tensor* dy,
+/* The same, and keeps for the backward call the states before the steps 0, EM_CHECKPOINT_STEPS, 2 EM_CHECKPOINT_STEPS...:
+ * (B, ceil(S / EM_CHECKPOINT_STEPS), G, N, D), float32. Not for float64. */
+EM_API int em_selective_scan_checkpointed(const em_scan_inputs* inputs, const em_tensor* y,
+                                          const em_tensor* checkpoints, const em_executor* executor, char* message,
+                                          size_t message_size);
+
+/* Gradients of sum(y * dy). `checkpoints` as the forward call left them, or NULL: then a first walk over the steps finds
+ * them again (always so for float64, there every sqrt(S)-th), and a running task holds those of its channels. The states
+ * between two are recomputed. The sums are added in an order that does not depend on the threads: the same call gives the
+ * same bits on any number of them. */
+EM_API int em_selective_scan_backward(const em_scan_inputs* inputs, const em_tensor* dy, const em_tensor* checkpoints,
                                       const em_scan_gradients* gradients, const em_executor* executor, char* message,
                                       size_t message_size);
 

@@ -1,7 +1,7 @@
 // The gradients of one task. Included inside the namespace of its instruction set, after forward.inl.
 //
-// For each direction: walk forwards and keep the states at the start of every chunk; then take the chunks from the last
-// to the first, recompute the states inside from the checkpoint, and walk backwards:
+// For each direction: take the chunks from the last to the first, recompute the states inside from the checkpoint before
+// it, and walk backwards. Where the forward call kept no checkpoints, a walk over all steps finds them first.
 //
 //   G_s = dy_s C_s + exp(dt_{s+1} A) G_{s+1}                 the gradient of h_s
 //   dC_s = dy_s h_s          dB_s = G_s dt_s u_s             each summed over the channels
@@ -10,8 +10,6 @@
 //   du_s = D dy_s + dt_s sum_n G_s B_s
 //
 // Memory: the checkpoints, (S / kChunk) * N * width floats; everything else is of the size of one chunk.
-
-static inline int64_t chunks_of(const Problem& p) { return (p.steps + kChunk - 1) / kChunk; }
 
 // States that are taken together, in registers: of a chunk of one block they fill half a first-level cache.
 constexpr int kGroup = 4;
@@ -22,7 +20,7 @@ constexpr int64_t kApart = 256;
 
 struct BackwardScratch {
   ForwardScratch forward;
-  float* checkpoints;               // [chunks][blocks][N][lane]
+  float* checkpoints;               // [chunks][blocks][N][lane], or of the one chunk that is at hand
   float *grad, *dA;                 // [blocks][N][lane]: G of the step after; the direction's dA
   float *dB, *dC;                   // [chunk][group][lane], summed over the blocks
   float *decays, *states;           // [chunk][group][lane] of one block; states: of h before each step
@@ -30,9 +28,9 @@ struct BackwardScratch {
   float *dD, *dbias;                // [blocks][lane]
   float* du;                        // [P][blocks][lane] where the directions share u, else null
 
-  BackwardScratch(const Problem& p, int64_t width, Arena& arena) : forward(p, width, arena) {
+  BackwardScratch(const Problem& p, int64_t width, bool checkpointed, Arena& arena) : forward(p, width, arena) {
     const int64_t lanes = forward.blocks * kWidth, of_group = kChunk * kGroup * kWidth + kApart;
-    checkpoints = arena.take(chunks_of(p) * lanes * p.states);
+    checkpoints = arena.take((checkpointed ? 1 : chunks_of(p)) * lanes * p.states);
     grad = arena.take(lanes * p.states);
     dA = arena.take(lanes * p.states);
     dB = arena.take(of_group);
@@ -48,9 +46,9 @@ struct BackwardScratch {
   }
 };
 
-static size_t backward_scratch(const Problem& p, int64_t width) {
+static size_t backward_scratch(const Problem& p, int64_t width, bool checkpointed) {
   Arena arena(nullptr);
-  const BackwardScratch unused(p, width, arena);
+  const BackwardScratch unused(p, width, checkpointed, arena);
   (void)unused;
   return arena.used();
 }
@@ -158,14 +156,7 @@ class DirectionBackward {
     load_weights(p_.D, weights, f_.skip);
     if (p_.steps < p_.positions) clear_unvisited();
 
-    memset(f_.h, 0, state_bytes);
-    for (int64_t chunk = 0; chunk < chunks_of(p_); ++chunk) {
-      memcpy(m_.checkpoints + chunk * lanes * p_.states, f_.h, state_bytes);
-      if (chunk + 1 == chunks_of(p_)) break;  // the walk back recomputes the last chunk anyway
-      const bool all_small = read_chunk(chunk);
-      advance_blocks(f_, p_.states, steps_of(chunk), all_small);
-    }
-
+    if (!task_.checkpoints) find_checkpoints(state_bytes);
     memset(m_.grad, 0, state_bytes);
     memset(m_.dA, 0, state_bytes);
     memset(m_.dD, 0, lane_bytes);
@@ -194,6 +185,28 @@ class DirectionBackward {
     memcpy(out, static_cast<const float*>(source) + at, static_cast<size_t>(task_.width) * sizeof(float));
   }
 
+  void find_checkpoints(size_t state_bytes) const {
+    memset(f_.h, 0, state_bytes);
+    for (int64_t chunk = 0; chunk < chunks_of(p_); ++chunk) {
+      memcpy(m_.checkpoints + chunk * f_.blocks * kWidth * p_.states, f_.h, state_bytes);
+      if (chunk + 1 == chunks_of(p_)) break;  // the walk back recomputes the last chunk anyway
+      const bool all_small = read_chunk(chunk);
+      advance_blocks(f_, p_.states, steps_of(chunk), all_small);
+    }
+  }
+
+  // The states before a chunk, [blocks][N][lane].
+  const float* checkpoint(int64_t chunk) const {
+    if (!task_.checkpoints) return m_.checkpoints + chunk * f_.blocks * kWidth * p_.states;
+    const float* from = task_.checkpoints + checkpoint_at(p_, task_.batch, chunk, g_, task_.first);
+    for (int64_t n = 0; n < p_.states; ++n, from += p_.channels) {
+      for (int64_t d = 0; d < task_.width; d += kWidth) {
+        store(m_.checkpoints + d * p_.states + n * kWidth, load_lanes(from + d, task_.width - d));
+      }
+    }
+    return m_.checkpoints;
+  }
+
   // Positions that a partial order leaves out have no gradient through this direction.
   void clear_unvisited() const {
     T *delta = static_cast<T*>(task_.gradients->delta), *u = static_cast<T*>(task_.gradients->u);
@@ -206,7 +219,7 @@ class DirectionBackward {
     const int64_t steps = steps_of(chunk);
     load_states<T>(p_.B, p_, task_.batch, g_, order, steps, f_.B);
     load_states<T>(p_.C, p_, task_.batch, g_, order, steps, f_.C);
-    const ForwardTask task{task_.problem, task_.batch, task_.first, task_.width, nullptr, nullptr};
+    const ForwardTask task{task_.problem, task_.batch, task_.first, task_.width, nullptr, nullptr, nullptr};
     return p_.softplus ? load_steps<T, true>(task, f_, g_, order, steps)
                        : load_steps<T, false>(task, f_, g_, order, steps);
   }
@@ -216,9 +229,10 @@ class DirectionBackward {
     const int64_t steps = steps_of(chunk);
     const bool all_small = read_chunk(chunk);
     read_output_gradients(order, steps);
+    const float* states = checkpoint(chunk);
     int64_t n = 0;
-    for (; n + kGroup <= p_.states; n += kGroup) walk_back_states<kGroup>(chunk, n, order, steps, all_small);
-    for (; n < p_.states; ++n) walk_back_states<1>(chunk, n, order, steps, all_small);
+    for (; n + kGroup <= p_.states; n += kGroup) walk_back_states<kGroup>(states, n, order, steps, all_small);
+    for (; n < p_.states; ++n) walk_back_states<1>(states, n, order, steps, all_small);
     write_steps(order, steps);
   }
 
@@ -236,11 +250,11 @@ class DirectionBackward {
     }
   }
 
-  // kStates states of all blocks, from n on.
+  // kStates states of all blocks, from n on, with the checkpoint before the chunk.
   template <int kStates>
-  void walk_back_states(int64_t chunk, int64_t n, const int32_t* order, int64_t steps, bool all_small) const {
+  void walk_back_states(const float* checkpoint, int64_t n, const int32_t* order, int64_t steps, bool all_small) const {
     for (int64_t i = 0; i < f_.blocks; ++i) {
-      const float* before = m_.checkpoints + (chunk * f_.blocks + i) * kWidth * p_.states;
+      const float* before = checkpoint + i * kWidth * p_.states;
       switch (all_small ? Exponents::kSmall : exponents_of(f_, i, steps)) {
         case Exponents::kSmall: there_and_back<kStates, Exponents::kSmall>(m_, i, n, p_.states, before, steps); break;
         case Exponents::kDecaying:
@@ -308,7 +322,7 @@ static void backward_of(const BackwardTask& task) {
   const Problem& p = *task.problem;
   const FlushSubnormals flush;
   Arena arena(task.scratch);
-  const BackwardScratch m(p, task.width, arena);
+  const BackwardScratch m(p, task.width, task.checkpoints != nullptr, arena);
   const int64_t lanes = m.forward.blocks * kWidth;
   if (m.du) memset(m.du, 0, static_cast<size_t>(p.positions * lanes) * sizeof(float));
   for (int64_t g = 0; g < p.directions; ++g) DirectionBackward<T>(task, m, g).run();

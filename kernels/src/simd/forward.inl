@@ -5,7 +5,7 @@
 // whole chunk with its states at hand; then the outputs are written row by row. So memory is streamed once, in whole
 // rows, whatever the scan order, and the inner loop knows nothing of data types, orders or tails.
 
-constexpr int64_t kChunk = 32;
+constexpr int64_t kChunk = EM_CHECKPOINT_STEPS;
 
 // Neighbouring blocks whose softplus is computed together.
 constexpr int kTogether = 4;
@@ -187,6 +187,21 @@ static void clear_rows(T* y, int64_t rows, int64_t width, int64_t row) {
   for (int64_t i = 0; i < rows; ++i) memset(y + i * row, 0, static_cast<size_t>(width) * sizeof(T));
 }
 
+static inline int64_t chunks_of(const Problem& p) { return (p.steps + kChunk - 1) / kChunk; }
+
+// Where the checkpoint before a chunk lies in (B, chunks, G, N, D), for the first channel of a task.
+static inline int64_t checkpoint_at(const Problem& p, int64_t batch, int64_t chunk, int64_t direction, int64_t first) {
+  return ((batch * chunks_of(p) + chunk) * p.directions + direction) * p.states * p.channels + first;
+}
+
+static void save_states(const ForwardScratch& m, const Problem& p, int64_t width, float* out) {
+  for (int64_t n = 0; n < p.states; ++n, out += p.channels) {
+    for (int64_t d = 0; d < width; d += kWidth) {
+      store_lanes(out + d, load(m.h + d * p.states + n * kWidth), width - d);
+    }
+  }
+}
+
 // All directions into `y`, which has `row` elements from one position to the next.
 template <typename T, typename Out>
 static void scan_directions(const ForwardTask& task, const ForwardScratch& m, Out* y, int64_t row) {
@@ -203,6 +218,10 @@ static void scan_directions(const ForwardTask& task, const ForwardScratch& m, Ou
     for (int64_t first = 0; first < p.steps; first += kChunk) {
       const int32_t* order = p.order + g * p.steps + first;
       const int64_t steps = p.steps - first < kChunk ? p.steps - first : kChunk;
+      if (task.checkpoints) {
+        const int64_t at = checkpoint_at(p, task.batch, first / kChunk, g, task.first);
+        save_states(m, p, task.width, task.checkpoints + at);
+      }
       load_states<T>(p.B, p, task.batch, g, order, steps, m.B);
       load_states<T>(p.C, p, task.batch, g, order, steps, m.C);
       const bool all_small =

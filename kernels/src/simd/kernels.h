@@ -16,7 +16,8 @@ struct ForwardTask {
   const Problem* problem;
   int64_t batch, first, width;
   void* y;
-  float* scratch;  // forward_scratch() floats, aligned to 64 bytes
+  float* checkpoints;  // the whole call's, or null
+  float* scratch;      // forward_scratch() floats, aligned to 64 bytes
 };
 
 // What a backward task adds up and leaves to its caller to combine, in float32. dB and dC are this block of channels'
@@ -35,6 +36,7 @@ struct BackwardTask {
   const Problem* problem;
   int64_t batch, first, width;
   const void* dy;
+  const float* checkpoints;  // the whole call's, or null
   const Gradients* gradients;
   Shares shares;
   float* scratch;  // backward_scratch() floats, aligned to 64 bytes
@@ -44,7 +46,7 @@ struct Kernels {
   const char* name;
   size_t (*forward_scratch)(const Problem& problem, int64_t width);
   void (*forward)(const ForwardTask& task);
-  size_t (*backward_scratch)(const Problem& problem, int64_t width);
+  size_t (*backward_scratch)(const Problem& problem, int64_t width, bool checkpointed);
   void (*backward)(const BackwardTask& task);
 };
 

@@ -20,7 +20,10 @@ import numpy.typing as npt
 from edgemamba.runtime.errors import NativeLibraryError, ScanArgumentError
 from edgemamba.runtime.operator import INPUT_NAMES
 
-ABI_VERSION = 1
+ABI_VERSION = 2
+
+# Steps between two of the states that a forward call keeps for its backward one (EM_CHECKPOINT_STEPS).
+CHECKPOINT_STEPS = 32
 
 # The numbers of onnx.TensorProto.DataType, which the C ABI uses.
 FLOAT32, INT32, FLOAT16, FLOAT64, BFLOAT16 = 1, 6, 10, 11, 16
@@ -65,6 +68,10 @@ class _Executor(ctypes.Structure):
     _fields_ = (("threads", ctypes.c_int32), ("context", ctypes.c_void_p), ("parallel_for", ctypes.c_void_p))
 
 
+class _OpenMP(ctypes.Structure):
+    _fields_ = (("parallel", ctypes.c_void_p), ("threads", ctypes.c_uint32))
+
+
 def library_path() -> Path:
     """Where the installed native library lies.
 
@@ -103,8 +110,10 @@ def load_library() -> ctypes.CDLL:
     tensor, executor = ctypes.POINTER(_Tensor), ctypes.POINTER(_Executor)
     message = (ctypes.c_char_p, ctypes.c_size_t)
     library.em_selective_scan.argtypes = (ctypes.POINTER(_Inputs), tensor, executor, *message)
+    library.em_selective_scan_checkpointed.argtypes = (ctypes.POINTER(_Inputs), tensor, tensor, executor, *message)
     library.em_selective_scan_backward.argtypes = (
         ctypes.POINTER(_Inputs),
+        tensor,
         tensor,
         ctypes.POINTER(_Gradients),
         executor,
@@ -126,7 +135,14 @@ def available_isas() -> list[str]:
     return names.split(",")
 
 
-def scan_forward(inputs: Sequence[TensorView], delta_softplus: bool, out: TensorView, threads: int = 0) -> None:
+def scan_forward(
+    inputs: Sequence[TensorView],
+    delta_softplus: bool,
+    out: TensorView,
+    threads: int = 0,
+    checkpoints: TensorView | None = None,
+    openmp: int | None = None,
+) -> None:
     """The selective scan on raw pointers; ``out`` receives y.
 
     Args:
@@ -134,16 +150,36 @@ def scan_forward(inputs: Sequence[TensorView], delta_softplus: bool, out: Tensor
         delta_softplus: apply softplus to ``delta + delta_bias``.
         out: (B, P, D) in u's dtype.
         threads: at most this many; 0 for all cores.
+        checkpoints: receives, for :func:`scan_backward`, the states before every 32nd step, in the shape that
+            :func:`checkpoint_shape` gives; float32. Not where u is float64.
+        openmp: address of ``GOMP_parallel`` in the OpenMP library on whose threads to run; None: the library's own.
 
     Raises:
         ScanArgumentError: where an argument breaks the contract; the message starts with its name.
     """
     message = ctypes.create_string_buffer(_MESSAGE_SIZE)
-    call_inputs, y, executor = _inputs(inputs, delta_softplus), _tensor(out), _Executor(threads)
-    status = load_library().em_selective_scan(
-        ctypes.byref(call_inputs), ctypes.byref(y), ctypes.byref(executor), message, _MESSAGE_SIZE
-    )
+    call_inputs, y, (executor, _alive) = _inputs(inputs, delta_softplus), _tensor(out), _executor(threads, openmp)
+    library = load_library()
+    if checkpoints is None:
+        status = library.em_selective_scan(
+            ctypes.byref(call_inputs), ctypes.byref(y), ctypes.byref(executor), message, _MESSAGE_SIZE
+        )
+    else:
+        kept = _tensor(checkpoints)
+        status = library.em_selective_scan_checkpointed(
+            ctypes.byref(call_inputs),
+            ctypes.byref(y),
+            ctypes.byref(kept),
+            ctypes.byref(executor),
+            message,
+            _MESSAGE_SIZE,
+        )
     _raise_for(status, message.value)
+
+
+def checkpoint_shape(batch: int, steps: int, directions: int, states: int, channels: int) -> tuple[int, ...]:
+    """(B, ceil(S / 32), G, N, D): the shape of ``checkpoints``."""
+    return batch, -(-steps // CHECKPOINT_STEPS), directions, states, channels
 
 
 def scan_backward(
@@ -152,6 +188,8 @@ def scan_backward(
     dy: TensorView,
     gradients: Sequence[TensorView | None],
     threads: int = 0,
+    checkpoints: TensorView | None = None,
+    openmp: int | None = None,
 ) -> None:
     """Gradients of ``sum(y * dy)`` on raw pointers.
 
@@ -162,6 +200,8 @@ def scan_backward(
         gradients: seven, in the operator's order without ``order``, in the shape and dtype of their inputs; None: not
             wanted, and not computed where that saves work.
         threads: at most this many; 0 for all cores.
+        checkpoints: what :func:`scan_forward` left there for the same inputs; None: found again, for a fifth more time.
+        openmp: as in :func:`scan_forward`.
 
     Raises:
         ScanArgumentError: where an argument breaks the contract; the message starts with its name.
@@ -169,11 +209,13 @@ def scan_backward(
     if len(gradients) != len(INPUT_NAMES) - 1:
         raise ScanArgumentError(f"gradients: {len(gradients)} given, expected {len(INPUT_NAMES) - 1}")
     message = ctypes.create_string_buffer(_MESSAGE_SIZE)
-    call_inputs, call_dy, executor = _inputs(inputs, delta_softplus), _tensor(dy), _Executor(threads)
+    call_inputs, call_dy = _inputs(inputs, delta_softplus), _tensor(dy)
+    executor, _alive = _executor(threads, openmp)
     wanted = _Gradients(*(_Tensor() if view is None else _tensor(view) for view in gradients))
     status = load_library().em_selective_scan_backward(
         ctypes.byref(call_inputs),
         ctypes.byref(call_dy),
+        None if checkpoints is None else ctypes.byref(_tensor(checkpoints)),
         ctypes.byref(wanted),
         ctypes.byref(executor),
         message,
@@ -238,6 +280,15 @@ def _inputs(views: Sequence[TensorView], delta_softplus: bool) -> _Inputs:
     if len(views) != len(INPUT_NAMES):
         raise ScanArgumentError(f"inputs: {len(views)} given, expected {len(INPUT_NAMES)}: {', '.join(INPUT_NAMES)}")
     return _Inputs(*(_tensor(view) for view in views), int(bool(delta_softplus)))
+
+
+def _executor(threads: int, openmp: int | None) -> tuple[_Executor, _OpenMP]:
+    """The second must outlive the first."""
+    library = _OpenMP(openmp, max(1, threads))
+    if openmp is None:
+        return _Executor(threads), library
+    parallel_for = ctypes.cast(load_library().em_openmp_parallel_for, ctypes.c_void_p)
+    return _Executor(max(1, threads), ctypes.addressof(library), parallel_for), library
 
 
 def _raise_for(status: int, message: bytes) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgemamba.runtime import native
 from edgemamba.runtime.errors import ScanArgumentError
 from edgemamba.runtime.operator import INPUT_NAMES
-from edgemamba.train import triton_dispatch
+from edgemamba.train import openmp, triton_dispatch
 from edgemamba.train.scan_contract import check_arguments
 
 # torch dtype -> ONNX TensorProto.DataType, the numbers that the native library speaks.
@@ -73,6 +73,9 @@ def selective_scan(
         NativeLibraryError: this installation has no native library (tensors on the CPU).
         MissingExtraError: Triton is not installed (tensors on a GPU).
 
+    Where gradients will be wanted of tensors on the CPU (not float64), the states at every 32nd step are kept for the backward
+    pass: float32, (B, ceil(S / 32), G, N, D). That saves it a walk over the steps.
+
     On a GPU the contents of ``order`` are not checked, because that would wait for the device: a position outside 0..P-1 is
     no step. float64 goes there through the CPU and back: slow, for checking gradients.
     """
@@ -81,7 +84,21 @@ def selective_scan(
         dtype = torch.get_autocast_dtype(device)
         u, delta, B, C = (tensor.to(dtype) for tensor in (u, delta, B, C))
         A, D, delta_bias = A.float(), D.float(), delta_bias.float()
-    return torch.ops.edgemamba.selective_scan(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    arguments = (u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    if _keeps_checkpoints(*arguments[:7]):
+        return torch.ops.edgemamba.selective_scan_checkpointed(*arguments)[0]
+    return torch.ops.edgemamba.selective_scan(*arguments)
+
+
+def _keeps_checkpoints(*tensors: Tensor) -> bool:
+    # A graph that is being traced keeps to the one operator that exporters know.
+    return (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and tensors[0].device.type == "cpu"
+        and tensors[0].dtype != torch.float64
+        and any(tensor.requires_grad for tensor in tensors)
+    )
 
 
 @torch.library.custom_op("edgemamba::selective_scan", mutates_args=())
@@ -97,11 +114,37 @@ def _forward(
     delta_softplus: bool = True,
 ) -> Tensor:
     inputs = _contiguous(u, delta, A, B, C, D, delta_bias, order)
-    # The native library is the judge of the arguments; the extents are only read here if the ranks allow it.
-    shape = (*u.shape[:2], u.shape[3]) if u.dim() == 4 else ()
-    y = torch.empty(shape, dtype=u.dtype)
-    native.scan_forward([_view(x) for x in inputs], delta_softplus, _view(y), threads=torch.get_num_threads())
+    y = _empty_output(u)
+    native.scan_forward(
+        [_view(x) for x in inputs], delta_softplus, _view(y), torch.get_num_threads(), openmp=openmp.of_torch()
+    )
     return y
+
+
+@torch.library.custom_op("edgemamba::selective_scan_checkpointed", mutates_args=())
+def _checkpointed(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """y and, for the backward pass, the states at every 32nd step. On the CPU; not float64."""
+    inputs = _contiguous(u, delta, A, B, C, D, delta_bias, order)
+    y, checkpoints = _empty_output(u), _empty_checkpoints(A, u, order)
+    native.scan_forward(
+        [_view(x) for x in inputs],
+        delta_softplus,
+        _view(y),
+        torch.get_num_threads(),
+        _view(checkpoints),
+        openmp.of_torch(),
+    )
+    return y, checkpoints
 
 
 @torch.library.custom_op("edgemamba::selective_scan_backward", mutates_args=())
@@ -117,8 +160,12 @@ def _backward(
     order: Tensor,
     delta_softplus: bool,
     wanted: Sequence[bool],
+    checkpoints: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``sum(y * dy)`` in (u, delta, A, B, C, D, delta_bias); an unwanted one is empty, and costs nothing."""
+    """Gradients of ``sum(y * dy)`` in (u, delta, A, B, C, D, delta_bias); an unwanted one is empty, and costs nothing.
+
+    ``checkpoints`` as ``selective_scan_checkpointed`` gave them; without, they are found again.
+    """
     inputs = _contiguous(u, delta, A, B, C, D, delta_bias, order)
     dy = dy.contiguous()
     gradients = _empty_gradients(inputs[:7], wanted)
@@ -127,7 +174,9 @@ def _backward(
         delta_softplus,
         _view(dy),
         [_view(gradient) if want else None for gradient, want in zip(gradients, wanted, strict=True)],
-        threads=torch.get_num_threads(),
+        torch.get_num_threads(),
+        None if checkpoints is None else _view(checkpoints.contiguous()),
+        openmp.of_torch(),
     )
     return gradients
 
@@ -161,6 +210,7 @@ def _backward_cuda(
     order: Tensor,
     delta_softplus: bool,
     wanted: Sequence[bool],
+    checkpoints: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_arguments(u, delta, A, B, C, D, delta_bias, order)
     return triton_dispatch.backward(dy, (u, delta, A, B, C, D, delta_bias, order), delta_softplus, wanted)
@@ -182,6 +232,22 @@ def _forward_shape(
     return u.new_empty(u.shape[0], u.shape[1], u.shape[3])
 
 
+@_checkpointed.register_fake
+def _checkpointed_shapes(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    order: Tensor,
+    delta_softplus: bool = True,
+) -> tuple[Tensor, Tensor]:
+    y = _forward_shape(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    return y, _empty_checkpoints(A, u, order)
+
+
 @_backward.register_fake
 def _backward_shapes(
     dy: Tensor,
@@ -195,6 +261,7 @@ def _backward_shapes(
     order: Tensor,
     delta_softplus: bool,
     wanted: Sequence[bool],
+    checkpoints: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_arguments(u, delta, A, B, C, D, delta_bias, order)
     return _empty_gradients((u, delta, A, B, C, D, delta_bias), wanted)
@@ -206,12 +273,39 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    inputs, checkpoints = ctx.saved_tensors[:8], (ctx.saved_tensors[8:] or [None])[0]
     wanted = list(ctx.needs_input_grad[:7])
-    gradients = torch.ops.edgemamba.selective_scan_backward(dy, *ctx.saved_tensors, ctx.delta_softplus, wanted)
+    gradients = torch.ops.edgemamba.selective_scan_backward(dy, *inputs, ctx.delta_softplus, wanted, checkpoints)
     return (*(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)), None, None)
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _keep_checkpoints(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.delta_softplus = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_checkpointed(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _differentiate(ctx, dy)
+
+
+_checkpointed.register_autograd(_differentiate_checkpointed, setup_context=_keep_checkpoints)
+
+
+def _empty_output(u: Tensor) -> Tensor:
+    # The native library is the judge of the arguments; the extents are only read here if the ranks allow it.
+    return u.new_empty((*u.shape[:2], u.shape[3]) if u.dim() == 4 else ())
+
+
+def _empty_checkpoints(A: Tensor, u: Tensor, order: Tensor) -> Tensor:
+    if A.dim() != 3 or u.dim() != 4 or order.dim() != 2:
+        return A.new_empty(())
+    directions, channels, states = A.shape
+    shape = native.checkpoint_shape(u.shape[0], order.shape[1], directions, states, channels)
+    return A.new_empty(shape, dtype=torch.float32)
 
 
 def _empty_gradients(inputs: Sequence[Tensor], wanted: Sequence[bool]) -> Any:

@@ -75,7 +75,8 @@ class BidirectionalMixer(nn.Module):
         u = self._convolve(F.linear(x, to_value))
 
         # (B, L, 2, R + 2N): each direction's step size, B and C, all functions of its own value at the same token.
-        projected = torch.stack([self.x_proj(u[:, :, 0]), self.x_proj_b(u[:, :, 1])], dim=2)
+        forward, backward = u.unbind(2)
+        projected = torch.stack([self.x_proj(forward), self.x_proj_b(backward)], dim=2)
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # Without dt_proj's bias, which is the scan's. One product with a block-diagonal matrix writes both directions'
         # rows where the scan reads them.
@@ -109,6 +110,8 @@ class BidirectionalMixer(nn.Module):
         causal = F.pad(self.conv1d.weight, (0, before))
         anticausal = F.pad(self.conv1d_b.weight.flip(2), (before, 0))
         taps = torch.cat([causal, anticausal]).unsqueeze(2)
+        y = F.conv2d(row, taps, padding=(0, before), groups=2 * inner)
+        # Added apart: a convolution's own gradient of its bias takes as long as its other two together. ONNX Runtime joins them.
         bias = torch.cat([self.conv1d.bias, self.conv1d_b.bias])  # type: ignore[list-item]
-        y = F.conv2d(row, taps, bias, padding=(0, before), groups=2 * inner)
-        return F.silu(y.permute(0, 2, 3, 1)).reshape(batch, length, 2, inner)
+        y = F.silu(y + bias.view(-1, 1, 1))
+        return y.permute(0, 2, 3, 1).reshape(batch, length, 2, inner)
