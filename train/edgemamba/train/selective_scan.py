@@ -273,7 +273,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    inputs, checkpoints = ctx.saved_tensors[:8], (ctx.saved_tensors[8:] or [None])[0]
+    saved = ctx.saved_tensors  # read once: gradient checkpointing refuses a second time
+    inputs, checkpoints = saved[:8], saved[8] if len(saved) > 8 else None
     wanted = list(ctx.needs_input_grad[:7])
     gradients = torch.ops.edgemamba.selective_scan_backward(dy, *inputs, ctx.delta_softplus, wanted, checkpoints)
     return (*(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)), None, None)
