@@ -21,10 +21,12 @@ constexpr int64_t kTasksPerThread = 2;
 constexpr int64_t kLine = 16;
 // A task reads all of B and C for itself; with fewer channels than this, that begins to count.
 constexpr int64_t kNarrowest = 32;
-// The backward pass: each block of channels keeps a share of dB and dC, so few blocks are less work, and enough tasks in
-// all keep the threads busy. Constants, so that the order in which the shares are added, and with it the result to the
-// last bit, is the same for any number of threads.
-constexpr int64_t kBackwardTasks = 32, kMostBackwardBlocks = 8, kNarrowestBackward = 96;
+// The backward pass: each block of channels keeps a share of dB and dC and sums them over its lanes, so few wide blocks are
+// less work; several tasks in all keep threads busy. These depend on the call alone, so that the order in which the shares
+// are added, and with it the result to the last bit, is the same for any number of threads.
+constexpr int64_t kBackwardTasks = 16, kMostBackwardBlocks = 8, kBackwardBlock = 64;
+// With fewer tasks than this, blocks may be as narrow as kNarrowest.
+constexpr int64_t kFewTasks = 4;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -43,6 +45,13 @@ struct Blocks {
 Blocks cut_channels(const Problem& p, int64_t wanted, int64_t narrowest) {
   const int64_t size = std::max(ceil_div(ceil_div(p.channels, std::max<int64_t>(1, wanted)), kLine) * kLine, narrowest);
   return {size, ceil_div(p.channels, size)};
+}
+
+Blocks cut_backward(const Problem& p) {
+  const int64_t batch = std::max<int64_t>(1, p.batch);
+  const int64_t few = std::min(ceil_div(kFewTasks, batch), p.channels / kNarrowest);
+  const int64_t most = std::min(ceil_div(kBackwardTasks, batch), kMostBackwardBlocks);
+  return cut_channels(p, std::min(most, std::max(few, p.channels / kBackwardBlock)), kNarrowest);
 }
 
 template <typename T>
@@ -75,8 +84,7 @@ int simd_backward(const Problem& p, const void* dy, const float* checkpoints, co
                   const em_executor* executor) {
   const Kernels& isa = kernels();
   const int threads = threads_for(p, executor);
-  const int64_t wanted = ceil_div(kBackwardTasks, std::max<int64_t>(1, p.batch));
-  const Blocks blocks = cut_channels(p, std::min(wanted, kMostBackwardBlocks), kNarrowestBackward);
+  const Blocks blocks = cut_backward(p);
   const int64_t projection = p.positions * p.directions * p.states, projections = p.batch * projection;
   const int64_t weights = p.directions * p.channels, decays = weights * p.states;
   const Floats dB = allocate_zeroed(blocks.count * projections), dC = allocate_zeroed(blocks.count * projections);

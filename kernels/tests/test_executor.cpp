@@ -28,6 +28,10 @@ void same_bits_on_any_threads() {
     for (size_t i = 0; i < 7; ++i) {
       if (many.gradients[i].bytes() != one.gradients[i].bytes()) fail("gradient %zu differs on %d threads", i, threads);
     }
+    if (many.forward_and_backward(&executor)) return fail("with checkpoints: %s", many.message);
+    for (size_t i = 0; i < 7; ++i) {
+      if (many.gradients[i].bytes() != one.gradients[i].bytes()) fail("gradient %zu differs with checkpoints", i);
+    }
   }
 }
 

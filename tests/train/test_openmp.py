@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 
 import pytest
@@ -15,7 +17,9 @@ from edgemamba.train.selective_scan import selective_scan
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP library is looked for on Linux only"),
-    pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="this PyTorch has no OpenMP"),
+    pytest.mark.skipif(
+        "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info(), reason="this PyTorch has no OpenMP"
+    ),
 ]
 
 
@@ -68,6 +72,7 @@ def test_a_forked_process_scans_on_threads_of_its_own(two_threads: object) -> No
     expected, arguments = scan_and_gradients()[0].numpy().tobytes(), inputs()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)
         code = 1
         try:
             with torch.no_grad():
@@ -78,3 +83,21 @@ def test_a_forked_process_scans_on_threads_of_its_own(two_threads: object) -> No
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert openmp.of_torch() is not None
+
+
+@pytest.mark.parametrize("error", [OSError("no such library"), AttributeError("GOMP_parallel")], ids=str)
+def test_without_such_a_library_the_scan_has_threads_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, two_threads: object, error: Exception
+) -> None:
+    def refuse(name: str | None) -> object:
+        raise error
+
+    expected = scan_and_gradients()
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    openmp._entry.cache_clear()
+    try:
+        assert openmp.of_torch() is None
+        for here, there in zip(scan_and_gradients(), expected, strict=True):
+            assert torch.equal(here, there)
+    finally:
+        openmp._entry.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -137,6 +138,33 @@ def test_gradients_with_kept_checkpoints_equal_those_that_find_them_again(
     for ours, again in zip(kept, backward(dy, *arguments, mask), strict=True):
         torch.testing.assert_close(ours, again, rtol=1e-6, atol=1e-6)
     torch.library.opcheck(backward.default, (dy, *arguments, mask, checkpoints))
+    strided = torch.stack([checkpoints, checkpoints], -1)[..., 0]
+    for ours, again in zip(kept, backward(dy, *arguments, mask, strided), strict=True):
+        assert torch.equal(ours, again)
+    if dtype == torch.float32:
+        leaves = [x.requires_grad_() if x.is_floating_point() else x for x in inputs.values()]
+        torch.library.opcheck(torch.ops.edgemamba.selective_scan_checkpointed.default, (*leaves, True))
+
+
+class Unused(torch.autograd.Function):
+    """The identity, that gives no gradient at all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        return None
+
+
+def test_an_output_without_a_gradient_gives_none() -> None:
+    inputs = make_inputs(dtype=torch.float32)
+    inputs["A"].requires_grad_()
+    free = torch.zeros(1, requires_grad=True)
+    (Unused.apply(selective_scan(**inputs)).sum() + free).sum().backward()
+    assert inputs["A"].grad is None
+    assert free.grad is not None
 
 
 def test_checkpoints_are_kept_only_where_a_gradient_will_be_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

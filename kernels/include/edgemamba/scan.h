@@ -59,7 +59,7 @@ typedef struct em_scan_inputs {
 
 /* Where the work runs. NULL, or parallel_for == NULL: std::thread, `threads` of them (0: one for each core),
  * fewer for little work. Otherwise parallel_for(context, task, data, count) must call task(data, i) once for each
- * 0 <= i < count, on any threads, and return 0 once all have returned. */
+ * 0 <= i < count, on any threads, and return 0 once all have returned; it is not called where one thread is enough. */
 typedef struct em_executor {
   int32_t threads;
   void* context;

@@ -9,7 +9,8 @@
 //   ddt_s = sum_n G_s (A exp(dt_s A) h_{s-1} + B_s u_s)      then through softplus to delta and delta_bias
 //   du_s = D dy_s + dt_s sum_n G_s B_s
 //
-// Memory: the checkpoints, (S / kChunk) * N * width floats; everything else is of the size of one chunk.
+// Memory: the checkpoints, (S / kChunk) * N * width floats, where they were not kept; P * width where the directions share
+// u; everything else is of the size of one chunk.
 
 // States that are taken together, in registers: of a chunk of one block they fill half a first-level cache.
 constexpr int kGroup = 4;
@@ -28,7 +29,8 @@ struct BackwardScratch {
   float *dD, *dbias;                // [blocks][lane]
   float* du;                        // [P][blocks][lane] where the directions share u, else null
 
-  BackwardScratch(const Problem& p, int64_t width, bool checkpointed, Arena& arena) : forward(p, width, arena) {
+  BackwardScratch(const Problem& p, int64_t width, bool checkpointed, Arena& arena)
+      : forward(p, width, false, arena) {
     const int64_t lanes = forward.blocks * kWidth, of_group = kChunk * kGroup * kWidth + kApart;
     checkpoints = arena.take((checkpointed ? 1 : chunks_of(p)) * lanes * p.states);
     grad = arena.take(lanes * p.states);

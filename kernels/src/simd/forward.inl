@@ -17,7 +17,7 @@ struct ForwardScratch {
   float *a, *small, *decaying, *bias, *skip, *h, *dt, *x, *out, *B, *C;
   float* total;  // float32 sum over the directions, where y is narrower and there are several; else null
 
-  ForwardScratch(const Problem& p, int64_t width, Arena& arena)
+  ForwardScratch(const Problem& p, int64_t width, bool writes, Arena& arena)
       : blocks(round_up(width, kWidth) / kWidth), stride(kChunk * kWidth + kAlign) {
     const int64_t lanes = blocks * kWidth;
     a = arena.take(lanes * p.states);
@@ -31,13 +31,13 @@ struct ForwardScratch {
     out = arena.take(blocks * stride);
     B = arena.take(kChunk * p.states);
     C = arena.take(kChunk * p.states);
-    total = p.dtype != EM_F32 && p.directions > 1 ? arena.take(p.positions * lanes) : nullptr;
+    total = writes && p.dtype != EM_F32 && p.directions > 1 ? arena.take(p.positions * lanes) : nullptr;
   }
 };
 
 static size_t forward_scratch(const Problem& p, int64_t width) {
   Arena arena(nullptr);
-  const ForwardScratch unused(p, width, arena);
+  const ForwardScratch unused(p, width, true, arena);
   (void)unused;
   // take() of a null arena gives null, so `total` was counted above.
   return arena.used();
@@ -241,7 +241,7 @@ static void forward_of(const ForwardTask& task) {
   const Problem& p = *task.problem;
   const FlushSubnormals flush;
   Arena arena(task.scratch);
-  const ForwardScratch m(p, task.width, arena);
+  const ForwardScratch m(p, task.width, true, arena);
   T* y = static_cast<T*>(task.y) + task.batch * p.positions * p.channels + task.first;
   if (m.total == nullptr) {
     scan_directions<T>(task, m, y, p.channels);

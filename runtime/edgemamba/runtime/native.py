@@ -152,7 +152,8 @@ def scan_forward(
         threads: at most this many; 0 for all cores.
         checkpoints: receives, for :func:`scan_backward`, the states before every 32nd step, in the shape that
             :func:`checkpoint_shape` gives; float32. Not where u is float64.
-        openmp: address of ``GOMP_parallel`` in the OpenMP library on whose threads to run; None: the library's own.
+        openmp: address of ``GOMP_parallel`` in the OpenMP library on whose threads to run, ``threads`` of them; None: on threads of
+            our own.
 
     Raises:
         ScanArgumentError: where an argument breaks the contract; the message starts with its name.

@@ -18,20 +18,22 @@ import torch
 def of_torch() -> int | None:
     """Address of ``GOMP_parallel`` in the OpenMP library that PyTorch uses.
 
-    None where it has none with that entry, and in a forked process: OpenMP's threads do not survive a fork, those of the
-    native library's pool start anew.
+    None where it has none with that entry, and in a process forked since this module was imported: OpenMP's threads do not survive
+    a fork (PyTorch's own loops hang there), those of the native library's pool start anew.
     """
     return None if _forked else _entry()
 
 
 @lru_cache(maxsize=1)
 def _entry() -> int | None:
-    # A symbol is looked for in the library and then in what it is linked to; there may be other OpenMP libraries in the process.
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    try:
-        return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p).value
-    except (OSError, AttributeError):
-        return None
+    # As the loader found it for PyTorch: first what the whole process sees (LD_PRELOAD=libiomp5.so is common), then what
+    # PyTorch is linked to. Other libraries' private copies are not looked at.
+    for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):
+        try:
+            return ctypes.cast(ctypes.CDLL(library).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError, TypeError):  # TypeError: None on Windows
+            continue
+    return None
 
 
 _forked = False

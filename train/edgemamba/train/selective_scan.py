@@ -74,7 +74,8 @@ def selective_scan(
         MissingExtraError: Triton is not installed (tensors on a GPU).
 
     Where gradients will be wanted of tensors on the CPU (not float64), the states at every 32nd step are kept for the backward
-    pass: float32, (B, ceil(S / 32), G, N, D). That saves it a walk over the steps.
+    pass: float32, (B, ceil(S / 32), G, N, D). That saves it a walk over the steps. Graphs of ``torch.compile`` and ``torch.export``
+    hold the plain operator and keep none.
 
     On a GPU the contents of ``order`` are not checked, because that would wait for the device: a position outside 0..P-1 is
     no step. float64 goes there through the CPU and back: slow, for checking gradients.
@@ -168,6 +169,7 @@ def _backward(
     """
     inputs = _contiguous(u, delta, A, B, C, D, delta_bias, order)
     dy = dy.contiguous()
+    kept = None if checkpoints is None else checkpoints.contiguous()
     gradients = _empty_gradients(inputs[:7], wanted)
     native.scan_backward(
         [_view(x) for x in inputs],
@@ -175,7 +177,7 @@ def _backward(
         _view(dy),
         [_view(gradient) if want else None for gradient, want in zip(gradients, wanted, strict=True)],
         torch.get_num_threads(),
-        None if checkpoints is None else _view(checkpoints.contiguous()),
+        None if kept is None else _view(kept),
         openmp.of_torch(),
     )
     return gradients
@@ -289,8 +291,9 @@ def _keep_checkpoints(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     ctx.set_materialize_grads(False)
 
 
-def _differentiate_checkpointed(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _differentiate(ctx, dy)
+def _differentiate_checkpointed(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    # None, not zeros, where nothing depends on an output: so that there are no zeros for the checkpoints.
+    return (None,) * 9 if dy is None else _differentiate(ctx, dy)
 
 
 _checkpointed.register_autograd(_differentiate_checkpointed, setup_context=_keep_checkpoints)
