@@ -113,5 +113,5 @@ class BidirectionalMixer(nn.Module):
         y = F.conv2d(row, taps, padding=(0, before), groups=2 * inner)
         # Added apart: a convolution's own gradient of its bias takes as long as its other two together. ONNX Runtime joins them.
         bias = torch.cat([self.conv1d.bias, self.conv1d_b.bias])  # type: ignore[list-item]
-        y = F.silu(y + bias.view(-1, 1, 1).to(y.dtype))  # under autocast the convolution is narrower than its parameters
+        y = F.silu(y + bias.view(-1, 1, 1).to(y.dtype))  # autocast narrows the convolution, not its parameters
         return y.permute(0, 2, 3, 1).reshape(batch, length, 2, inner)
