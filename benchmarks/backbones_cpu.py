@@ -1,10 +1,11 @@
-"""Whole backbones in PyTorch on the CPU: with our scan kernel, and with the scan in plain PyTorch, in one run.
+"""Whole backbones in PyTorch on the CPU: with our scan kernel, and with scans in plain PyTorch, in one run.
 
     python benchmarks/backbones_cpu.py [--models vim_tiny,vmamba_t] [--threads 2] [--json FILE] [--check]
 
 The smallest published variant of each family, float32, fresh weights, one picture of its published size, under inference mode.
-The peer is the very same module whose layers call `edgemamba.train.reference_scan` instead of the operator; that both give
-the same logits is checked on the way. Models that are not registered are left out, and named. PyTorch's threads wait as
+The peers are the very same module whose layers call, instead of the operator, the step loop of mamba_ssm's
+`selective_scan_ref` (`upstream_loop.py`: the pure-PyTorch scan that users have otherwise), and our own readable one
+(`edgemamba.train.reference_scan`), which is faster; that all give the same logits is checked on the way. Models that are not registered are left out, and named. PyTorch's threads wait as
 the environment says, by default spinning for a while (asleep, OMP_WAIT_POLICY=PASSIVE, the plain scan's small loops take longer and
 the ratios flatter us).
 
@@ -14,7 +15,8 @@ the ratios flatter us).
   loads lazily (oneDNN, our library, thread pools) has been used on a few numbers before. So: weights, activations, and
   what kernels and allocator take beside them. One process for each model and scan.
 
-The bars, for every model: at least 5 times faster than with the plain scan, and at most 1.2 times its memory.
+The bars, for every model: at least 5 times faster than with the step loop, and at most 1.2 times the memory of our readable scan,
+which takes less than the step loop.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from scan_cpu import least
 from torch import Tensor, nn
+from upstream_loop import upstream_scan
 
 from edgemamba.runtime.errors import ModelError
 from edgemamba.runtime.memory import peak_bytes, reset_peak, resident_bytes
@@ -60,8 +63,9 @@ LEAST_SPEEDUP = 5.0
 MOST_MEMORY = 1.2
 # Both scans are float32; they differ by the order of their sums.
 MOST_DIFFERENCE = 1e-3
+# Weighed; all are timed.
 SCANS = ("kernel", "reference")
-FREE = "free"
+LOOP, FREE = "loop", "free"
 ROUNDS = 3
 
 
@@ -77,16 +81,21 @@ class Row:
     kernel_mib: float
     reference_mib: float
     difference: float
+    loop_ms: float
     free_ms: float
 
     @property
     def speedup(self) -> float:
-        return self.reference_ms / self.kernel_ms
+        return self.loop_ms / self.kernel_ms
 
     @property
     def most_speedup(self) -> float:
         """What a scan in no time would reach."""
-        return self.reference_ms / self.free_ms
+        return self.loop_ms / self.free_ms
+
+    @property
+    def over_readable(self) -> float:
+        return self.reference_ms / self.kernel_ms
 
     @property
     def memory_share(self) -> float:
@@ -97,10 +106,12 @@ class Row:
         if self.speedup < LEAST_SPEEDUP:
             limit = f"a scan in no time would reach {self.most_speedup:.2f}x"
             found.append(
-                f"{self.model}: {self.speedup:.2f}x the plain scan's speed; the bar is {LEAST_SPEEDUP:g}x ({limit})"
+                f"{self.model}: {self.speedup:.2f}x the step loop's speed; the bar is {LEAST_SPEEDUP:g}x ({limit})"
             )
         if self.memory_share > MOST_MEMORY:
-            found.append(f"{self.model}: {self.memory_share:.2f}x the plain scan's memory; the bar is {MOST_MEMORY:g}x")
+            found.append(
+                f"{self.model}: {self.memory_share:.2f}x the readable scan's memory; the bar is {MOST_MEMORY:g}x"
+            )
         return found
 
 
@@ -128,7 +139,7 @@ def no_scan(u: Tensor, delta: Tensor, *arguments: object, **options: object) -> 
 @contextmanager
 def scans(scan: str) -> Iterator[None]:
     """Until the block ends, the layers of all families scan like this. They know the operator by its name only."""
-    functions = {"kernel": selective_scan, "reference": selective_scan_reference, FREE: no_scan}
+    functions = {"kernel": selective_scan, "reference": selective_scan_reference, LOOP: upstream_scan, FREE: no_scan}
     modules = [module for name, module in sys.modules.items() if name.startswith("edgemamba.train.models.")]
     with ExitStack() as stack:
         for module in modules:
@@ -138,8 +149,8 @@ def scans(scan: str) -> Iterator[None]:
 
 
 def time_both(model: nn.Module, x: Tensor, seconds: float) -> tuple[dict[str, float], float]:
-    """Least milliseconds with each scan over alternating rounds, and how far the logits are apart, relative to their size."""
-    contenders = (*SCANS, FREE)
+    """Least milliseconds with each scan over alternating rounds, and how far at most the logits are apart, relative to their size."""
+    contenders = (*SCANS, LOOP, FREE)
     best = dict.fromkeys(contenders, float("inf"))
     logits: dict[str, Tensor] = {}
     with torch.inference_mode():
@@ -148,8 +159,8 @@ def time_both(model: nn.Module, x: Tensor, seconds: float) -> tuple[dict[str, fl
                 with scans(scan):
                     best[scan] = min(best[scan], least(lambda: model(x), seconds / ROUNDS / len(contenders)))
                     logits[scan] = model(x)
-    ours, theirs = logits["kernel"], logits["reference"]
-    return best, float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
+    ours, peers = logits["kernel"], [logits["reference"], logits[LOOP]]
+    return best, max(float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)) for theirs in peers)
 
 
 def use_what_loads_lazily() -> None:
@@ -190,7 +201,8 @@ def measure(name: str, threads: int, seconds: float) -> Row:
     if not difference <= MOST_DIFFERENCE:
         sys.exit(f"{name}: the logits with the two scans differ by {difference:.1e} of their size")
     own = sum(tensor.nbytes for tensor in model.state_dict().values()) / 2**20
-    return Row(name, model.preprocessing.size, own, best["kernel"], best["reference"], *weights, difference, best[FREE])
+    timed = best["kernel"], best["reference"]
+    return Row(name, model.preprocessing.size, own, *timed, *weights, difference, best[LOOP], best[FREE])
 
 
 def main() -> int:
@@ -213,12 +225,12 @@ def main() -> int:
 
     table = Table(title=f"Backbones in PyTorch, CPU, float32, batch 1, {options.threads} threads")
     table.add_column("model", no_wrap=True)
-    for heading in ("plain ms", "kernel ms", "free ms", "speed-up", "plain MiB", "kernel MiB", "memory"):
+    for heading in ("loop", "readable", "kernel", "free", "x loop", "x readable", "MiB", "memory"):
         table.add_column(heading, justify="right")
     for row in rows:
-        figures = (f"{row.reference_ms:.1f}", f"{row.kernel_ms:.2f}", f"{row.free_ms:.2f}", f"{row.speedup:.1f}")
-        memory = (f"{row.reference_mib:.1f}", f"{row.kernel_mib:.1f}", f"{row.memory_share:.2f}")
-        table.add_row(row.model, *figures, *memory)
+        timed = (f"{row.loop_ms:.0f}", f"{row.reference_ms:.0f}", f"{row.kernel_ms:.1f}", f"{row.free_ms:.1f}")
+        ratios = (f"{row.speedup:.1f}", f"{row.over_readable:.1f}")
+        table.add_row(row.model, *timed, *ratios, f"{row.kernel_mib:.1f}", f"{row.memory_share:.2f}")
     Console().print(table)
     for name in left_out:
         print(f"left out: {name} is not registered")
@@ -227,7 +239,13 @@ def main() -> int:
         print(f"bar missed: {failure}")
     if options.json:
         figures = [
-            {**asdict(row), "speedup": row.speedup, "most_speedup": row.most_speedup, "memory_share": row.memory_share}
+            {
+                **asdict(row),
+                "speedup": row.speedup,
+                "most_speedup": row.most_speedup,
+                "over_readable": row.over_readable,
+                "memory_share": row.memory_share,
+            }
             for row in rows
         ]
         bars = {"least_speedup": LEAST_SPEEDUP, "most_memory": MOST_MEMORY}

@@ -148,6 +148,7 @@ def torch_loops(shape: Shape) -> dict[str, Callable[[], object]]:
     os.environ["ATEN_CPU_CAPABILITY"] = "avx2"  # read when torch is imported
     import torch
     import torch.nn.functional as F
+    from upstream_loop import step_loop
 
     from edgemamba.train.reference_scan import selective_scan_reference
 
@@ -165,22 +166,7 @@ def torch_loops(shape: Shape) -> dict[str, Callable[[], object]]:
 
     @torch.no_grad()
     def upstream() -> torch.Tensor:
-        dt = F.softplus(delta + bias)
-        decay = torch.exp(torch.einsum("bdl,dn->bdln", dt, A))
-        if g == 1:
-            into = torch.einsum("bdl,bnl,bdl->bdln", dt, B[:, 0], u)
-        else:
-            wide_B, wide_C = (x.repeat_interleave(d, dim=1) for x in (B, C))
-            into = torch.einsum("bdl,bdnl,bdl->bdln", dt, wide_B, u)
-        state = u.new_zeros(1, g * d, STATES)
-        columns = []
-        for step in range(p):
-            state = decay[:, :, step] * state + into[:, :, step]
-            if g == 1:
-                columns.append(torch.einsum("bdn,bn->bd", state, C[:, 0, :, step]))
-            else:
-                columns.append(torch.einsum("bdn,bdn->bd", state, wide_C[:, :, :, step]))
-        return torch.stack(columns, dim=2) + u * D[:, None]
+        return step_loop(u, F.softplus(delta + bias), A, B, C, D)
 
     @torch.no_grad()
     def readable() -> torch.Tensor:

@@ -47,6 +47,17 @@ Blocks cut_channels(const Problem& p, int64_t wanted, int64_t narrowest) {
   return {size, ceil_div(p.channels, size)};
 }
 
+Blocks cut_forward(const Problem& p, int threads) {
+  const int64_t batch = std::max<int64_t>(1, p.batch);
+  // What the thread with the most tasks has to do.
+  const auto longest = [&](const Blocks& cut) { return ceil_div(batch * cut.count, threads) * cut.size; };
+  const Blocks fewer = cut_channels(p, ceil_div(threads, batch), kNarrowest);
+  if (threads == 1) return fewer;
+  const Blocks more = cut_channels(p, ceil_div(threads * kTasksPerThread, batch), kNarrowest);
+  // Few channels do not always divide well: 96 make three tasks of 32, which two threads finish later than two of 48.
+  return longest(fewer) < longest(more) ? fewer : more;
+}
+
 Blocks cut_backward(const Problem& p) {
   const int64_t batch = std::max<int64_t>(1, p.batch);
   const int64_t few = std::min(ceil_div(kFewTasks, batch), p.channels / kNarrowest);
@@ -69,8 +80,7 @@ void add_parts(float* first, int64_t count, int64_t parts, int64_t stride) {
 int simd_forward(const Problem& p, void* y, float* checkpoints, const em_executor* executor) {
   const Kernels& isa = kernels();
   const int threads = threads_for(p, executor);
-  const int64_t tasks = threads == 1 ? 1 : threads * kTasksPerThread;
-  const Blocks blocks = cut_channels(p, ceil_div(tasks, std::max<int64_t>(1, p.batch)), kNarrowest);
+  const Blocks blocks = cut_forward(p, threads);
   return run_tasks(executor, threads, p.batch * blocks.count, [&](int64_t task) {
     const int64_t first = task % blocks.count * blocks.size;
     const int64_t channels = std::min(blocks.size, p.channels - first);
