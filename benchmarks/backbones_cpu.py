@@ -5,9 +5,9 @@
 The smallest published variant of each family, float32, fresh weights, one picture of its published size, under inference mode.
 The peers are the very same module whose layers call, instead of the operator, the step loop of mamba_ssm's
 `selective_scan_ref` (`upstream_loop.py`: the pure-PyTorch scan that users have otherwise), and our own readable one
-(`edgemamba.train.reference_scan`), which is faster; that all give the same logits is checked on the way. Models that are not registered are left out, and named. PyTorch's threads wait as
-the environment says, by default spinning for a while (asleep, OMP_WAIT_POLICY=PASSIVE, the plain scan's small loops take longer and
-the ratios flatter us).
+(`edgemamba.train.reference_scan`), which is mostly faster; that all give the same logits is checked on the way. Models that are
+not registered are left out, and named. PyTorch's threads wait as the environment says, by default spinning for a while (asleep,
+OMP_WAIT_POLICY=PASSIVE, the plain scans' small loops take longer and the ratios flatter us).
 
 - Latency: least of several calls, in alternation, in one process. The model is also timed with a scan that costs nothing (it
   returns u): the limit that no kernel can pass. Where even that is below the bar, the scan is too small a part of the model.

@@ -14,8 +14,8 @@ The bar, 20, is for the layer and for its scan, over the step loop. Over the rea
 the same in both, bound its ratio below that.
 
 PyTorch's threads wait as the environment says, by default spinning for a while. With OMP_WAIT_POLICY=PASSIVE they sleep: the step
-loop's thousands of small loops then take two to three times as long, our scan and the rest of the layer hardly more, and every
-ratio flatters us. So the default is what the bar is for.
+loop's thousands of small loops then take two to three times as long, a layer with our scan at most 1.4 times, and every ratio
+flatters us. So the default is what the bar is for.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ bool read_inputs(const em_scan_inputs* inputs, Problem* problem, const Message& 
 bool check_output(const em_tensor* tensor, const char* name, const Problem& problem, const Message& message);
 // The states that a forward call keeps for its backward one.
 bool check_checkpoints(const em_tensor* tensor, const Problem& problem, const Message& message);
-
 bool read_gradients(const em_scan_gradients* gradients, const Problem& problem, Gradients* out, const Message& message);
 
 }  // namespace edgemamba

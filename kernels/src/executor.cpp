@@ -38,6 +38,11 @@ bool spin_until(Condition condition) {
   return condition();
 }
 
+// One thread's share of a job: the next index that no other thread has taken, until there is none.
+void drain(std::atomic<size_t>* next, size_t count, Task task, void* data) {
+  for (size_t i; (i = next->fetch_add(1, std::memory_order_relaxed)) < count;) task(data, i);
+}
+
 class Pool {
  public:
   explicit Pool(pid_t owner) : owner_(owner) {}
@@ -64,7 +69,7 @@ class Pool {
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    take();
+    drain(&next_, count_, task_, data_);
     if (!spin_until([this] { return pending_.load(std::memory_order_acquire) == 0; })) {
       std::unique_lock<std::mutex> lock(mutex_);
       done_.wait(lock, [this] { return pending_.load(std::memory_order_acquire) == 0; });
@@ -72,13 +77,6 @@ class Pool {
   }
 
  private:
-  void take() {
-    for (size_t i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
-         i = next_.fetch_add(1, std::memory_order_relaxed)) {
-      task_(data_, i);
-    }
-  }
-
   // Makes sure of `wanted` workers; fewer where the system gives no more. False where there is none at all.
   bool grow(int wanted) {
     while (workers_ < wanted) {
@@ -100,7 +98,7 @@ class Pool {
         wake_.wait(lock, changed);
       }
       seen = generation_.load(std::memory_order_acquire);
-      if (index < helpers_) take();
+      if (index < helpers_) drain(&next_, count_, task_, data_);
       if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         std::lock_guard<std::mutex> lock(mutex_);
         done_.notify_one();
@@ -175,7 +173,7 @@ extern "C" int em_openmp_parallel_for(void* openmp, void (*task)(void*, size_t),
   const auto* const library = static_cast<const em_openmp*>(openmp);
   const auto body = [](void* shared) {
     auto* const mine = static_cast<Region*>(shared);
-    for (size_t i; (i = mine->next.fetch_add(1, std::memory_order_relaxed)) < mine->count;) mine->task(mine->data, i);
+    edgemamba::drain(&mine->next, mine->count, mine->task, mine->data);
   };
   library->parallel(body, &region, library->threads, 0);
   return 0;
